@@ -1,0 +1,2 @@
+//! podgatectl
+fn main() {}

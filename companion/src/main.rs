@@ -1,0 +1,2 @@
+//! podgated
+fn main() {}

@@ -1,0 +1,2 @@
+//! The two TC classifiers.
+fn main() {}
