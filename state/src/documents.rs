@@ -1,0 +1,364 @@
+//! The folder of policy documents: what is there, without reading it.
+//!
+//! [`Store::scan_documents`] costs one stat(2) a file, so the plugin can afford it in an ADD. Texts are read one at a time
+//! with [`Store::read_document`], which checks owner, mode, kind and size again on the open file.
+
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    ffi::OsStr,
+    fmt,
+    fs::{self, Metadata},
+    io,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    Error, Store,
+    file::{self, Durability},
+    layout,
+};
+
+/// Folders inside folders that are looked into.
+pub const MAX_DEPTH: usize = 16;
+/// Time stamps of files move in steps of the kernel's tick (at most 10 ms); two writes in one look the same.
+const RACY: Duration = Duration::from_millis(50);
+
+/// A path below `policies/`, with `/` between its parts. A name that is not UTF-8 has `%XX` for each byte beyond ASCII.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RelPath(String);
+
+impl RelPath {
+    /// A path as text; `None` unless it is relative, clean and without hidden parts.
+    #[must_use]
+    pub fn new(path: &str) -> Option<Self> {
+        let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\0');
+        path.split('/').all(part).then(|| Self(path.to_owned()))
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether its name ends as a document's does: `.json`, `.yaml`, `.yml`.
+    #[must_use]
+    pub fn is_document(&self) -> bool {
+        is_document(OsStr::new(&self.0))
+    }
+
+    fn child(&self, name: &OsStr) -> Self {
+        let name = match name.to_str() {
+            Some(name) => name.to_owned(),
+            None => name
+                .as_bytes()
+                .iter()
+                .map(|byte| {
+                    if byte.is_ascii() {
+                        char::from(*byte).to_string()
+                    } else {
+                        format!("%{byte:02X}")
+                    }
+                })
+                .collect(),
+        };
+        Self(if self.0.is_empty() {
+            name
+        } else {
+            format!("{}/{name}", self.0)
+        })
+    }
+
+    fn ancestors(&self) -> impl Iterator<Item = &str> {
+        self.0.match_indices('/').map(|(index, _)| &self.0[..index])
+    }
+}
+
+impl fmt::Display for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for RelPath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What stat(2) says of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Document {
+    /// Bytes.
+    pub size: u64,
+    /// Modified, nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// Changed in any way, nanoseconds since 1970.
+    pub ctime_ns: i128,
+    /// Inode number: an atomic replacement has a new one.
+    pub inode: u64,
+}
+
+impl Document {
+    fn of(metadata: &Metadata) -> Self {
+        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        Self {
+            size: metadata.size(),
+            mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+            ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
+        }
+    }
+
+    /// Whether a write in place after `read_at` would show in the stamp. Where not, read it again a moment later even if
+    /// the stamp stays.
+    #[must_use]
+    pub fn is_settled(&self, read_at: SystemTime) -> bool {
+        let read_at = read_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        i128::try_from(read_at.saturating_sub(RACY).as_nanos())
+            .is_ok_and(|settled| self.ctime_ns < settled)
+    }
+}
+
+/// What a path below `policies/` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileState {
+    /// A document; its text comes from [`Store::read_document`].
+    Readable(Document),
+    /// Not root's, or writable by others: not read. What it held stays in force. A folder too.
+    Unsafe {
+        /// Owner.
+        uid: u32,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// It is there and yields nothing readable. What it held stays in force. A folder too.
+    Broken(String),
+}
+
+/// What is below `policies/`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// Documents, and folders that are not looked into.
+    pub files: BTreeMap<RelPath, FileState>,
+    /// A digest of path, size, times, inode and state of all of them.
+    pub digest: String,
+}
+
+impl Listing {
+    /// The state of a path: its own, or that of a folder above it that is not looked into. `None` = it is gone.
+    #[must_use]
+    pub fn state_of(&self, path: &RelPath) -> Option<&FileState> {
+        let above = || {
+            path.ancestors()
+                .chain([""])
+                .find_map(|folder| self.files.get(folder))
+        };
+        self.files.get(path).or_else(above)
+    }
+
+    /// Take one path's new state (`None` = gone) and make the digest fit. Returns whether anything changed.
+    pub fn update(&mut self, path: &RelPath, state: Option<FileState>) -> bool {
+        let before = match state.clone() {
+            Some(state) => self.files.insert(path.clone(), state),
+            None => self.files.remove(path),
+        };
+        let changed = before != state;
+        if changed {
+            self.digest = digest(&self.files);
+        }
+        changed
+    }
+}
+
+impl Store {
+    /// List `policies/**`. One bad file or folder never hides the others.
+    ///
+    /// # Errors
+    /// None for what is below: a `policies/` that is itself unsafe or unreadable is the entry with the empty path.
+    pub fn scan_documents(&self) -> Result<Listing, Error> {
+        let mut files = BTreeMap::new();
+        scan(
+            &self.layout().policies(),
+            &RelPath(String::new()),
+            0,
+            &mut files,
+        );
+        let digest = digest(&files);
+        Ok(Listing { files, digest })
+    }
+
+    /// One path of the listing anew, without a scan: for what the watcher names. `None` = gone, or never listed.
+    #[must_use]
+    pub fn stat_document(&self, path: &RelPath) -> Option<FileState> {
+        if !path.is_document() {
+            return None;
+        }
+        state(&self.layout().document(path))
+    }
+
+    /// The text of a document.
+    pub fn read_document(&self, path: &RelPath) -> Result<Vec<u8>, Error> {
+        Ok(file::read(&self.layout().document(path))?)
+    }
+
+    /// Write the one file that holds a policy of the cluster with all its parts, flushed.
+    pub fn put_cluster_policy(
+        &self,
+        namespace: &str,
+        policy: &str,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let path = self.layout().cluster_policy(namespace, policy)?;
+        if let Some(folder) = path.parent() {
+            file::ensure_folder(folder)?;
+        }
+        Ok(file::replace(&path, bytes, Durability::Durable)?)
+    }
+
+    /// Remove it; `false` when it was not there.
+    pub fn remove_cluster_policy(&self, namespace: &str, policy: &str) -> Result<bool, Error> {
+        Ok(file::remove(
+            &self.layout().cluster_policy(namespace, policy)?,
+            Durability::Durable,
+        )?)
+    }
+}
+
+impl layout::Layout {
+    /// The file of a document.
+    #[must_use]
+    pub fn document(&self, path: &RelPath) -> PathBuf {
+        self.policies().join(path.as_str())
+    }
+}
+
+fn is_document(name: &OsStr) -> bool {
+    [".json", ".yaml", ".yml"]
+        .iter()
+        .any(|suffix| name.as_bytes().ends_with(suffix.as_bytes()))
+}
+
+fn scan(folder: &Path, relative: &RelPath, depth: usize, files: &mut BTreeMap<RelPath, FileState>) {
+    let entries = match file::check_folder(folder).and_then(|()| {
+        fs::read_dir(folder).map_err(|source| file::Error::io("list", folder, source))
+    }) {
+        Ok(entries) => entries,
+        Err(file::Error::Missing { .. }) => return,
+        Err(error) => {
+            files.insert(relative.clone(), bad(&error));
+            return;
+        }
+    };
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                files.insert(
+                    relative.clone(),
+                    FileState::Broken(format!("cannot be listed: {error}")),
+                );
+                return;
+            }
+        };
+        let name = entry.file_name();
+        if file::is_hidden(&name) {
+            continue;
+        }
+        let kind = entry.file_type();
+        let path = relative.child(&name);
+        if is_document(&name) {
+            if name.to_str().is_none() {
+                files.insert(path, FileState::Broken("its name is not UTF-8".to_owned()));
+            } else if let Some(state) = state(&folder.join(&name)) {
+                files.insert(path, state);
+            }
+        } else if kind.as_ref().is_ok_and(fs::FileType::is_dir) {
+            if depth >= MAX_DEPTH {
+                files.insert(
+                    path,
+                    FileState::Broken(format!("more than {MAX_DEPTH} folders deep")),
+                );
+            } else {
+                scan(&folder.join(&name), &path, depth + 1, files);
+            }
+        } else if kind.is_ok_and(|kind| kind.is_symlink()) && folder.join(&name).is_dir() {
+            files.insert(
+                path,
+                FileState::Broken("a link to a folder is not followed".to_owned()),
+            );
+        }
+    }
+}
+
+/// `None` = nothing there. A link is followed; one that leads nowhere is broken, not gone.
+fn state(path: &Path) -> Option<FileState> {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let dangling = fs::symlink_metadata(path).is_ok();
+            return dangling.then(|| FileState::Broken("a link that leads nowhere".to_owned()));
+        }
+        Err(error) => return Some(FileState::Broken(format!("cannot be looked at: {error}"))),
+    };
+    if metadata.is_dir() {
+        return Some(FileState::Broken(
+            "a folder with the name of a document".to_owned(),
+        ));
+    }
+    if !metadata.is_file() {
+        return Some(FileState::Broken("not a regular file".to_owned()));
+    }
+    if let Err(error) = file::check_owner(path, &metadata) {
+        return Some(bad(&error));
+    }
+    if metadata.len() > file::MAX_FILE_BYTES {
+        return Some(FileState::Broken(format!(
+            "more than {} bytes",
+            file::MAX_FILE_BYTES
+        )));
+    }
+    Some(FileState::Readable(Document::of(&metadata)))
+}
+
+fn bad(error: &file::Error) -> FileState {
+    match *error {
+        file::Error::Unsafe { uid, mode, .. } => FileState::Unsafe { uid, mode },
+        ref other => FileState::Broken(other.to_string()),
+    }
+}
+
+fn digest(files: &BTreeMap<RelPath, FileState>) -> String {
+    let mut digest = Sha256::new();
+    for (path, state) in files {
+        digest.update((path.0.len() as u64).to_le_bytes());
+        digest.update(path.0.as_bytes());
+        match state {
+            FileState::Readable(document) => {
+                digest.update([0]);
+                digest.update(document.size.to_le_bytes());
+                digest.update(document.mtime_ns.to_le_bytes());
+                digest.update(document.ctime_ns.to_le_bytes());
+                digest.update(document.inode.to_le_bytes());
+            }
+            FileState::Unsafe { uid, mode } => {
+                digest.update([1]);
+                digest.update(uid.to_le_bytes());
+                digest.update(mode.to_le_bytes());
+            }
+            FileState::Broken(reason) => {
+                digest.update([2]);
+                digest.update((reason.len() as u64).to_le_bytes());
+                digest.update(reason.as_bytes());
+            }
+        }
+    }
+    layout::hex(&digest.finalize()[..16])
+}

@@ -1,0 +1,373 @@
+//! Atomic replacement and guarded reading of single files.
+//!
+//! A temp file is named `.<name>.<pid>.<counter>.tmp` in the folder of its target: the leading dot hides it from every
+//! reader, and [`sweep_temps`] removes what a crash left.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use nix::{fcntl::OFlag, libc, unistd::geteuid};
+
+/// How much one file may hold; beyond it the file is refused unread.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Mode bits that let somebody else write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// What could not be done with a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system is mounted read-only.
+    #[error("{op} {}: the file system is read-only; mount it writable or set another stateDir", path.display())]
+    ReadOnly {
+        /// What was tried.
+        op: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+    },
+    /// No space, no inode or no quota left.
+    #[error("{op} {}: no space left; free some on its file system", path.display())]
+    NoSpace {
+        /// What was tried.
+        op: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+    },
+    /// The kernel forbids it: not root, or an immutable file.
+    #[error("{op} {}: permission denied; run as root and check lsattr", path.display())]
+    Denied {
+        /// What was tried.
+        op: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+    },
+    /// It is not there.
+    #[error("{op} {}: not found", path.display())]
+    Missing {
+        /// What was tried.
+        op: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+    },
+    /// Somebody else could have written it.
+    #[error(
+        "read {}: owner {uid}, mode {mode:03o}: only what root alone can write is read; chown root and chmod go-w it",
+        path.display()
+    )]
+    Unsafe {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It holds more than [`MAX_FILE_BYTES`].
+    #[error("read {}: more than {limit} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The bound.
+        limit: u64,
+    },
+    /// A directory, socket, pipe or device where a file should be.
+    #[error("read {}: not a regular file", path.display())]
+    NotAFile {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// A file where a folder should be.
+    #[error("read {}: not a folder", path.display())]
+    NotAFolder {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// Anything else the kernel said.
+    #[error("{op} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Sort the kernel's error into what a caller can act on.
+    #[must_use]
+    pub fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.raw_os_error() {
+            Some(libc::EROFS) => Self::ReadOnly { op, path },
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::NoSpace { op, path },
+            Some(libc::EACCES | libc::EPERM) => Self::Denied { op, path },
+            Some(libc::ENOENT) => Self::Missing { op, path },
+            _ => Self::Io { op, path, source },
+        }
+    }
+
+    /// The store cannot be changed at all just now (read-only, full, denied): what only had to tidy up may go on.
+    #[must_use]
+    pub fn is_unwritable(&self) -> bool {
+        matches!(
+            self,
+            Self::ReadOnly { .. } | Self::NoSpace { .. } | Self::Denied { .. }
+        )
+    }
+
+    /// The file or folder is not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. })
+    }
+}
+
+/// Whether a write must outlive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Flush the file before the rename and the folder after it.
+    Durable,
+    /// No flush: void after a reboot anyway.
+    Volatile,
+}
+
+/// Write `bytes` so that a reader finds the old content or the new, never part of it. Mode 0600.
+pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error> {
+    let folder = parent(path)?;
+    let temp = write_temp(path, bytes, durability)?;
+    if let Err(source) = fs::rename(&temp, path) {
+        let _ = fs::remove_file(&temp);
+        return Err(Error::io("replace", path, source));
+    }
+    match durability {
+        Durability::Durable => sync_folder(folder),
+        Durability::Volatile => Ok(()),
+    }
+}
+
+/// Remove a file; `false` when it was not there.
+pub fn remove(path: &Path, durability: Durability) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(Error::io("remove", path, source)),
+    }
+    if durability == Durability::Durable {
+        sync_folder(parent(path)?)?;
+    }
+    Ok(true)
+}
+
+/// Flush a folder's entries. A file system that cannot (EINVAL) needs no flush.
+pub fn sync_folder(folder: &Path) -> Result<(), Error> {
+    let file = File::open(folder).map_err(|source| Error::io("open", folder, source))?;
+    match file.sync_all() {
+        Err(source) if source.raw_os_error() != Some(libc::EINVAL) => {
+            Err(Error::io("flush", folder, source))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Make a folder (mode 0700) and those above it where they are missing.
+pub fn ensure_folder(folder: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER_MODE)
+        .create(folder)
+        .map_err(|source| Error::io("create", folder, source))
+}
+
+/// Read a whole file after checking, on the open descriptor, that it is a regular file only its owner could write.
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    read_bounded(path, MAX_FILE_BYTES)
+}
+
+/// [`read`] with another bound.
+pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    // Not to hang on a pipe without a writer.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(|source| Error::io("open", path, source))?;
+    let metadata = file
+        .metadata()
+        .map_err(|source| Error::io("stat", path, source))?;
+    if !metadata.is_file() {
+        return Err(Error::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    check_owner(path, &metadata)?;
+    let too_large = || Error::TooLarge {
+        path: path.to_owned(),
+        limit,
+    };
+    if metadata.len() > limit {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(
+        usize::try_from(metadata.len())
+            .map_err(|_| too_large())?
+            .saturating_add(1),
+    );
+    // It may grow meanwhile.
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| Error::io("read", path, source))?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+/// [`read`], `None` when the file is not there.
+pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Error::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuse what somebody other than root (or ourselves) owns or could write.
+pub fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), Error> {
+    let (uid, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    let trusted = uid == 0 || uid == geteuid().as_raw();
+    if trusted && mode & WRITABLE_BY_OTHERS == 0 {
+        return Ok(());
+    }
+    Err(Error::Unsafe {
+        path: path.to_owned(),
+        uid,
+        mode,
+    })
+}
+
+/// Refuse a folder that is none, or that others could write. A symbolic link to a folder is followed.
+pub fn check_folder(folder: &Path) -> Result<(), Error> {
+    let metadata = fs::metadata(folder).map_err(|source| Error::io("stat", folder, source))?;
+    if !metadata.is_dir() {
+        return Err(Error::NotAFolder {
+            path: folder.to_owned(),
+        });
+    }
+    check_owner(folder, &metadata)
+}
+
+/// The plain names (no leading dot) in a folder, sorted; empty when the folder is not there.
+pub(crate) fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>, Error> {
+    match check_folder(folder) {
+        Err(Error::Missing { .. }) => return Ok(Vec::new()),
+        other => other?,
+    }
+    let read = |source| Error::io("list", folder, source);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(read)? {
+        let name = entry.map_err(read)?.file_name();
+        if !is_hidden(&name) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Names that begin with a dot are never read.
+#[must_use]
+pub fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().first() == Some(&b'.')
+}
+
+/// Remove temp files older than `age` from a folder: a crash left them. Returns how many.
+pub fn sweep_temps(folder: &Path, age: Duration) -> Result<usize, Error> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(source) => return Err(Error::io("list", folder, source)),
+    };
+    let mut removed = 0;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !is_temp(&name) {
+            continue;
+        }
+        let old = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|modified| {
+                SystemTime::now()
+                    .duration_since(modified)
+                    .unwrap_or_default()
+                    >= age
+            });
+        if old && remove(&entry.path(), Durability::Volatile)? {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn is_temp(name: &OsStr) -> bool {
+    is_hidden(name) && name.as_encoded_bytes().ends_with(b".tmp")
+}
+
+fn write_temp(path: &Path, bytes: &[u8], durability: Durability) -> Result<PathBuf, Error> {
+    let temp = temp_path(path)?;
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(&temp)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            if durability == Durability::Durable {
+                file.sync_all()
+            } else {
+                Ok(())
+            }
+        });
+    if let Err(source) = written {
+        let _ = fs::remove_file(&temp);
+        return Err(Error::io("write", path, source));
+    }
+    Ok(temp)
+}
+
+/// Never the same twice in one pid namespace; the clock tells two containers apart.
+fn temp_path(path: &Path) -> Result<PathBuf, Error> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    /// So much of the target's name that the temp name stays below NAME_MAX.
+    const KEPT: usize = 150;
+    let name = path.file_name().ok_or_else(|| Error::NotAFile {
+        path: path.to_owned(),
+    })?;
+    let name = name.to_string_lossy();
+    let kept: String = name.chars().filter(char::is_ascii).take(KEPT).collect();
+    let (pid, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+    let clock = crate::clock::monotonic_ns();
+    Ok(parent(path)?.join(format!(".{kept}.{pid}.{clock}.{count}.tmp")))
+}
+
+fn parent(path: &Path) -> Result<&Path, Error> {
+    match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Ok(Path::new(".")),
+        Some(folder) => Ok(folder),
+        None => Err(Error::NotAFile {
+            path: path.to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,339 @@
+//! Endpoint records: one file for each interface of each pod under enforcement, written by the plugin under the lock.
+//!
+//! A record's identity is (container id, interface name), as its content says it; the file name only finds it. A record
+//! of an earlier boot is void. A torn or empty one counts as none and goes with the next scan. One of a newer schema is
+//! reported and left alone.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    Error as StoreError, Layout, Locked, Problem, ProblemKind, Store,
+    file::{self, Durability},
+};
+
+/// The schema that this program writes, and the newest that it reads.
+pub const SCHEMA: u64 = 1;
+
+/// Why a record was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file of this endpoint was written by a newer podgate, is unsafe or cannot be read.
+    #[error("read record {0}")]
+    Unusable(Problem),
+    /// The record claims another boot than this one.
+    #[error("write record {container_id}/{ifname}: boot id {boot_id:?} is not this boot's")]
+    OtherBoot {
+        /// Its container.
+        container_id: String,
+        /// Its interface.
+        ifname: String,
+        /// What it says.
+        boot_id: String,
+    },
+}
+
+/// How far an ADD has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// Announced; the kernel may have part of it.
+    Intended,
+    /// Attached and read back.
+    Attached,
+}
+
+/// What an endpoint does in a direction for which no policy isolates it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// Deny.
+    Strict,
+    /// Allow.
+    Standard,
+}
+
+/// How the programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AttachMode {
+    /// Filters on a clsact qdisc.
+    Clsact,
+    /// TCX links, kernel 6.6 and up.
+    Tcx,
+}
+
+/// One endpoint. Keys that a later version of this schema adds are kept in `other`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u64,
+    /// How far its ADD has come.
+    pub phase: Phase,
+    /// The boot it belongs to.
+    pub boot_id: String,
+    /// Name of the network configuration that the ADD came with.
+    pub network: String,
+    /// CNI_CONTAINERID.
+    pub container_id: String,
+    /// CNI_IFNAME of the call.
+    pub cni_ifname: String,
+    /// The interface's own name in the pod.
+    pub ifname: String,
+    /// Namespace of the pod.
+    pub pod_namespace: String,
+    /// Name of the pod.
+    pub pod_name: String,
+    /// K8S_POD_UID, where the runtime gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// The pod's labels, where the call brought them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Path of the pod's network namespace.
+    pub netns: String,
+    /// Index of the host's veth.
+    pub ifindex: u32,
+    /// Name of the host's veth.
+    pub veth: String,
+    /// The endpoint row's life, a number of the node that never repeats.
+    pub life: u32,
+    /// The endpoint row's slot, 1 to 4095.
+    pub slot: u32,
+    /// The pod's MAC address, `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+    /// The pod's addresses on this interface.
+    pub addresses: Vec<IpAddr>,
+    /// Mode of its ADD.
+    pub mode: Mode,
+    /// How it is attached.
+    pub attach_mode: AttachMode,
+    /// Layout version of the maps it stands in.
+    pub layout_version: u32,
+    /// When the attachment was read back, RFC 3339; absent while intended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached_at: Option<String>,
+    /// The same on CLOCK_MONOTONIC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached_at_monotonic_ns: Option<u64>,
+    /// Whether the pod can send only from its own addresses.
+    #[serde(default)]
+    pub source_guard: bool,
+    /// Prefixes it may send from besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_sources: Vec<String>,
+    /// What later versions of this schema add.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl Record {
+    /// Whether it is the record of that interface.
+    #[must_use]
+    pub fn is(&self, container_id: &str, ifname: &str) -> bool {
+        self.container_id == container_id && self.ifname == ifname
+    }
+}
+
+/// What the folder of records holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Records of this boot, by file name.
+    pub good: Vec<Record>,
+    /// Records of an earlier boot: void.
+    pub stale: Vec<Record>,
+    /// Files that are none.
+    pub problems: Vec<Problem>,
+}
+
+impl Store {
+    /// Every record. A file that vanishes meanwhile is none.
+    pub fn records(&self) -> Result<Records, StoreError> {
+        self.records_where(|_| true)
+    }
+
+    /// The records of one container, by whatever call.
+    pub fn container_records(&self, container_id: &str) -> Result<Records, StoreError> {
+        let prefix = Layout::record_prefix(container_id)?;
+        let mut records =
+            self.records_where(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))?;
+        records
+            .good
+            .retain(|record| record.container_id == container_id);
+        records
+            .stale
+            .retain(|record| record.container_id == container_id);
+        Ok(records)
+    }
+
+    /// The record of one interface. Void, torn and absent ones are `None`.
+    ///
+    /// # Errors
+    /// A record that cannot be judged: unsafe, unreadable, or of a newer schema.
+    pub fn record(&self, container_id: &str, ifname: &str) -> Result<Option<Record>, StoreError> {
+        for path in self.layout().record(container_id, ifname)? {
+            match read(path) {
+                Ok(Some(record)) if record.is(container_id, ifname) => {
+                    return Ok(Some(record).filter(|record| record.boot_id == self.boot_id()));
+                }
+                Ok(_)
+                | Err(Problem {
+                    kind: ProblemKind::Torn(_),
+                    ..
+                }) => {}
+                Err(problem) => return Err(Error::Unusable(problem).into()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn records_where(&self, wanted: impl Fn(&OsStr) -> bool) -> Result<Records, StoreError> {
+        let folder = self.layout().pods();
+        let mut records = Records::default();
+        for name in file::names(&folder)?
+            .into_iter()
+            .filter(|name: &OsString| wanted(name))
+        {
+            match read(folder.join(name)) {
+                Ok(None) => {}
+                Ok(Some(record)) if record.boot_id == self.boot_id() => records.good.push(record),
+                Ok(Some(record)) => records.stale.push(record),
+                Err(problem) => records.problems.push(problem),
+            }
+        }
+        Ok(records)
+    }
+}
+
+impl Locked<'_> {
+    /// Write a record. Not flushed: it is void after a reboot.
+    pub fn put_record(&self, record: &Record) -> Result<(), StoreError> {
+        let store = self.store;
+        if record.boot_id != store.boot_id() {
+            return Err(Error::OtherBoot {
+                container_id: record.container_id.clone(),
+                ifname: record.ifname.clone(),
+                boot_id: record.boot_id.clone(),
+            }
+            .into());
+        }
+        let [plain, taken] = store
+            .layout()
+            .record(&record.container_id, &record.ifname)?;
+        let path = if is_anothers(&plain, record)? {
+            taken
+        } else {
+            plain
+        };
+        let bytes = to_json(&path, record)?;
+        file::replace(&path, &bytes, Durability::Volatile)?;
+        Ok(())
+    }
+
+    /// Remove a record; `false` when it was not there. Never touches another's, whatever the file name.
+    pub fn remove_record(&self, record: &Record) -> Result<bool, StoreError> {
+        let mut removed = false;
+        for path in self
+            .store
+            .layout()
+            .record(&record.container_id, &record.ifname)?
+        {
+            if let Ok(Some(found)) = read(path.clone())
+                && found.is(&record.container_id, &record.ifname)
+            {
+                removed |= file::remove(&path, Durability::Volatile)?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Remove a file that [`Store::records`] found torn; `false` for any other problem, or when it is whole by now.
+    pub fn discard(&self, problem: &Problem) -> Result<bool, StoreError> {
+        let ours = problem.path.parent() == Some(&*self.store.layout().pods());
+        match read(problem.path.clone()) {
+            Err(Problem {
+                kind: ProblemKind::Torn(_),
+                ..
+            }) if ours => Ok(file::remove(&problem.path, Durability::Volatile)?),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Whether the file is the whole record of another endpoint of this schema or a newer one.
+fn is_anothers(path: &std::path::Path, record: &Record) -> Result<bool, StoreError> {
+    match read(path.to_owned()) {
+        Ok(Some(found)) => Ok(!found.is(&record.container_id, &record.ifname)),
+        Ok(None)
+        | Err(Problem {
+            kind: ProblemKind::Torn(_),
+            ..
+        }) => Ok(false),
+        Err(problem) => Err(Error::Unusable(problem).into()),
+    }
+}
+
+fn read(path: PathBuf) -> Result<Option<Record>, Problem> {
+    let bytes = match file::read(&path) {
+        Ok(bytes) => bytes,
+        Err(file::Error::Missing { .. }) => return Ok(None),
+        Err(error) => {
+            return Err(Problem {
+                path,
+                kind: ProblemKind::of(&error),
+            });
+        }
+    };
+    parse(&bytes)
+        .map(Some)
+        .map_err(|kind| Problem { path, kind })
+}
+
+fn parse(bytes: &[u8]) -> Result<Record, ProblemKind> {
+    // The usual case in one pass; the schema decides only what a failure is.
+    let parsed = serde_json::from_slice::<Record>(bytes);
+    if let Ok(record) = &parsed
+        && record.schema == SCHEMA
+    {
+        return parsed.map_err(|error| ProblemKind::Torn(error.to_string()));
+    }
+    check_schema(bytes, SCHEMA)?;
+    parsed.map_err(|error| ProblemKind::Torn(error.to_string()))
+}
+
+/// Tell a file of a newer schema from one that is torn.
+pub(crate) fn check_schema(bytes: &[u8], known: u64) -> Result<(), ProblemKind> {
+    #[derive(Deserialize)]
+    struct Head {
+        schema: u64,
+    }
+    let head: Head =
+        serde_json::from_slice(bytes).map_err(|error| ProblemKind::Torn(error.to_string()))?;
+    match head.schema {
+        0 => Err(ProblemKind::Torn("schema 0 never was".to_owned())),
+        found if found > known => Err(ProblemKind::Newer { found, known }),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn to_json(
+    path: &std::path::Path,
+    value: &impl Serialize,
+) -> Result<Vec<u8>, StoreError> {
+    let encode = |source| StoreError::Encode {
+        path: path.to_owned(),
+        source,
+    };
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(encode)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}

@@ -1,0 +1,76 @@
+//! The handle on one store.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use crate::{Error, Layout, clock, file};
+
+/// A temp file this old has no writer any more.
+const STALE_TEMP: Duration = Duration::from_secs(60);
+
+/// One store, opened. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    boot_id: String,
+}
+
+impl Store {
+    /// Open a store that is there.
+    ///
+    /// # Errors
+    /// [`Error::is_missing`] when the folder is not there; unsafe when others could write it.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self, Error> {
+        let root = root.as_ref();
+        file::check_folder(root)?;
+        let inner = Inner {
+            layout: Layout::new(root),
+            boot_id: clock::boot_id()?,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Open a store, making the folder and those in it that are missing (mode 0700).
+    pub fn create(root: impl AsRef<Path>) -> Result<Self, Error> {
+        let layout = Layout::new(root.as_ref());
+        for folder in layout.folders() {
+            if !folder.is_dir() {
+                file::ensure_folder(&folder)?;
+            }
+        }
+        Self::open(root)
+    }
+
+    /// Where everything is.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.inner.layout.root()
+    }
+
+    /// The boot in which the store was opened.
+    #[must_use]
+    pub fn boot_id(&self) -> &str {
+        &self.inner.boot_id
+    }
+
+    /// Remove the temp files that crashed writers left in the store's own folders. Returns how many.
+    pub fn sweep_temps(&self) -> Result<usize, Error> {
+        let mut removed = 0;
+        for folder in self.layout().folders() {
+            removed += file::sweep_temps(&folder, STALE_TEMP)?;
+        }
+        Ok(removed)
+    }
+}
