@@ -1,1 +1,5 @@
 //! enforcer
+
+pub mod bpffs;
+pub mod hostnet;
+pub mod kernel;
