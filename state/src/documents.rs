@@ -31,7 +31,7 @@ const RACY: Duration = Duration::from_millis(50);
 
 /// A path below `policies/`, with `/` between its parts. A name that is not UTF-8 has `%XX` for each byte beyond ASCII.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct RelPath(String);
 
 impl RelPath {
@@ -78,6 +78,20 @@ impl RelPath {
 
     fn ancestors(&self) -> impl Iterator<Item = &str> {
         self.0.match_indices('/').map(|(index, _)| &self.0[..index])
+    }
+}
+
+impl TryFrom<String> for RelPath {
+    type Error = &'static str;
+
+    fn try_from(path: String) -> Result<Self, Self::Error> {
+        Self::new(&path).ok_or("a path must be relative, clean and without hidden parts")
+    }
+}
+
+impl From<RelPath> for String {
+    fn from(path: RelPath) -> Self {
+        path.0
     }
 }
 
@@ -166,12 +180,12 @@ impl Listing {
 
     /// Take one path's new state (`None` = gone) and make the digest fit. Returns whether anything changed.
     pub fn update(&mut self, path: &RelPath, state: Option<FileState>) -> bool {
-        let before = match state.clone() {
-            Some(state) => self.files.insert(path.clone(), state),
-            None => self.files.remove(path),
-        };
-        let changed = before != state;
+        let changed = self.files.get(path) != state.as_ref();
         if changed {
+            match state {
+                Some(state) => self.files.insert(path.clone(), state),
+                None => self.files.remove(path),
+            };
             self.digest = digest(&self.files);
         }
         changed
@@ -201,12 +215,32 @@ impl Store {
         if !path.is_document() {
             return None;
         }
-        state(&self.layout().document(path))
+        match self.check_above(path) {
+            Ok(()) => state(&self.layout().document(path)),
+            Err(file::Error::Missing { .. }) => None,
+            Err(error) => Some(bad(&error)),
+        }
     }
 
     /// The text of a document.
     pub fn read_document(&self, path: &RelPath) -> Result<Vec<u8>, Error> {
+        self.check_above(path)?;
         Ok(file::read(&self.layout().document(path))?)
+    }
+
+    /// Every folder above a document must be safe: who can write one can put any file there.
+    fn check_above(&self, path: &RelPath) -> Result<(), file::Error> {
+        let policies = self.layout().policies();
+        file::check_folder(&policies)?;
+        path.ancestors().try_for_each(|folder| {
+            let folder = policies.join(folder);
+            let metadata = fs::symlink_metadata(&folder)
+                .map_err(|source| file::Error::io("stat", &folder, source))?;
+            if !metadata.is_dir() {
+                return Err(file::Error::NotAFolder { path: folder });
+            }
+            file::check_owner(&folder, &metadata)
+        })
     }
 
     /// Write the one file that holds a policy of the cluster with all its parts, flushed.
@@ -217,9 +251,6 @@ impl Store {
         bytes: &[u8],
     ) -> Result<(), Error> {
         let path = self.layout().cluster_policy(namespace, policy)?;
-        if let Some(folder) = path.parent() {
-            file::ensure_folder(folder)?;
-        }
         Ok(file::replace(&path, bytes, Durability::Durable)?)
     }
 
@@ -302,7 +333,12 @@ fn scan(folder: &Path, relative: &RelPath, depth: usize, files: &mut BTreeMap<Re
 fn state(path: &Path) -> Option<FileState> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
             let dangling = fs::symlink_metadata(path).is_ok();
             return dangling.then(|| FileState::Broken("a link that leads nowhere".to_owned()));
         }

@@ -143,10 +143,16 @@ pub enum Durability {
     Volatile,
 }
 
-/// Write `bytes` so that a reader finds the old content or the new, never part of it. Mode 0600.
+/// Write `bytes` so that a reader finds the old content or the new, never part of it. Mode 0600. A missing folder is made.
 pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error> {
     let folder = parent(path)?;
-    let temp = write_temp(path, bytes, durability)?;
+    let temp = match write_temp(path, bytes, durability) {
+        Err(Error::Missing { .. }) => {
+            ensure_folder(folder)?;
+            write_temp(path, bytes, durability)?
+        }
+        other => other?,
+    };
     if let Err(source) = fs::rename(&temp, path) {
         let _ = fs::remove_file(&temp);
         return Err(Error::io("replace", path, source));
@@ -181,13 +187,19 @@ pub fn sync_folder(folder: &Path) -> Result<(), Error> {
     }
 }
 
-/// Make a folder (mode 0700) and those above it where they are missing.
+/// Make a folder (mode 0700) and those above it where they are missing; new ones are flushed.
 pub fn ensure_folder(folder: &Path) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER_MODE)
-        .create(folder)
-        .map_err(|source| Error::io("create", folder, source))
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = parent(folder)?;
+    ensure_folder(above)?;
+    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+        Ok(()) => sync_folder(above),
+        // Somebody was quicker, or something else stands there.
+        Err(_) if folder.is_dir() => Ok(()),
+        Err(source) => Err(Error::io("create", folder, source)),
+    }
 }
 
 /// Read a whole file after checking, on the open descriptor, that it is a regular file only its owner could write.

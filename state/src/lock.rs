@@ -9,7 +9,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
 };
@@ -83,12 +83,11 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         // Not left to close: a child between fork and exec would keep it.
         let _ = fs2::FileExt::unlock(&self.file);
-        RELEASED_NS.store(clock::monotonic_ns(), Ordering::Relaxed);
+        self.store
+            .released_ns()
+            .store(clock::monotonic_ns(), Ordering::Relaxed);
     }
 }
-
-/// When this process last gave a node's lock back.
-static RELEASED_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The companion's sign of life: held until dropped.
 #[derive(Debug)]
@@ -107,7 +106,7 @@ impl Store {
     /// Take the node's lock, waiting for at most `timeout`. A process that asks again at once lets others go first.
     pub fn lock(&self, timeout: Duration) -> Result<Locked<'_>, Error> {
         let since = Duration::from_nanos(
-            clock::monotonic_ns().saturating_sub(RELEASED_NS.load(Ordering::Relaxed)),
+            clock::monotonic_ns().saturating_sub(self.released_ns().load(Ordering::Relaxed)),
         );
         if since < YIELD {
             thread::sleep(YIELD - since);

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -239,7 +239,8 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// Remove a record; `false` when it was not there. Never touches another's, whatever the file name.
+    /// Remove a record; `false` when it was not there. Never touches another's, whatever the file name, nor, given a
+    /// stale one, its successor of this boot.
     pub fn remove_record(&self, record: &Record) -> Result<bool, StoreError> {
         let mut removed = false;
         for path in self
@@ -249,6 +250,7 @@ impl Locked<'_> {
         {
             if let Ok(Some(found)) = read(path.clone())
                 && found.is(&record.container_id, &record.ifname)
+                && found.boot_id == record.boot_id
             {
                 removed |= file::remove(&path, Durability::Volatile)?;
             }
@@ -270,7 +272,7 @@ impl Locked<'_> {
 }
 
 /// Whether the file is the whole record of another endpoint of this schema or a newer one.
-fn is_anothers(path: &std::path::Path, record: &Record) -> Result<bool, StoreError> {
+fn is_anothers(path: &Path, record: &Record) -> Result<bool, StoreError> {
     match read(path.to_owned()) {
         Ok(Some(found)) => Ok(!found.is(&record.container_id, &record.ifname)),
         Ok(None)
@@ -299,15 +301,13 @@ fn read(path: PathBuf) -> Result<Option<Record>, Problem> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Record, ProblemKind> {
-    // The usual case in one pass; the schema decides only what a failure is.
-    let parsed = serde_json::from_slice::<Record>(bytes);
-    if let Ok(record) = &parsed
-        && record.schema == SCHEMA
-    {
-        return parsed.map_err(|error| ProblemKind::Torn(error.to_string()));
+    match serde_json::from_slice::<Record>(bytes) {
+        Ok(record) if record.schema == SCHEMA => Ok(record),
+        other => {
+            check_schema(bytes, SCHEMA)?;
+            other.map_err(|error| ProblemKind::Torn(error.to_string()))
+        }
     }
-    check_schema(bytes, SCHEMA)?;
-    parsed.map_err(|error| ProblemKind::Torn(error.to_string()))
 }
 
 /// Tell a file of a newer schema from one that is torn.
@@ -325,10 +325,7 @@ pub(crate) fn check_schema(bytes: &[u8], known: u64) -> Result<(), ProblemKind> 
     }
 }
 
-pub(crate) fn to_json(
-    path: &std::path::Path,
-    value: &impl Serialize,
-) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn to_json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     let encode = |source| StoreError::Encode {
         path: path.to_owned(),
         source,

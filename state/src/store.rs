@@ -1,6 +1,10 @@
 //! The handle on one store.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use crate::{Error, Layout, clock, file};
 
@@ -17,6 +21,7 @@ pub struct Store {
 struct Inner {
     layout: Layout,
     boot_id: String,
+    released_ns: AtomicU64,
 }
 
 impl Store {
@@ -30,6 +35,7 @@ impl Store {
         let inner = Inner {
             layout: Layout::new(root),
             boot_id: clock::boot_id()?,
+            released_ns: AtomicU64::new(0),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -40,9 +46,7 @@ impl Store {
     pub fn create(root: impl AsRef<Path>) -> Result<Self, Error> {
         let layout = Layout::new(root.as_ref());
         for folder in layout.folders() {
-            if !folder.is_dir() {
-                file::ensure_folder(&folder)?;
-            }
+            file::ensure_folder(&folder)?;
         }
         Self::open(root)
     }
@@ -63,6 +67,11 @@ impl Store {
     #[must_use]
     pub fn boot_id(&self) -> &str {
         &self.inner.boot_id
+    }
+
+    /// When this process last gave the node's lock back, on CLOCK_MONOTONIC.
+    pub(crate) fn released_ns(&self) -> &AtomicU64 {
+        &self.inner.released_ns
     }
 
     /// Remove the temp files that crashed writers left in the store's own folders. Returns how many.

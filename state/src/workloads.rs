@@ -95,9 +95,6 @@ impl Store {
         let path = self
             .layout()
             .workload(&workload.namespace, &workload.name)?;
-        if let Some(folder) = path.parent() {
-            file::ensure_folder(folder)?;
-        }
         let bytes = to_json(&path, workload)?;
         Ok(file::replace(&path, &bytes, Durability::Durable)?)
     }
