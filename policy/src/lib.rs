@@ -1,1 +1,32 @@
-//! policy
+//! Policy, pure: documents of the node in, tables for the kernel out.
+//!
+//! ```text
+//! bytes --documents::read--> Document --sets::assemble--> Policies --compile--> Tables --plan--> map writes
+//!                                                           endpoints --^          Live --^
+//! ```
+//!
+//! Invariants
+//! - no I/O, no clock, no randomness, no async: equal inputs give equal outputs, byte for byte;
+//! - no panic on any input; a broken document is an error that names the document and the field, never less policy;
+//! - what is folded here (tiers, priorities, excepts, overlaps, ranges) costs a packet nothing;
+//! - each step of a [`plan`] leaves every endpoint with its old or its new verdict, never a third.
+//!
+//! It must not know files, maps, sockets, Kubernetes clients or the time; facts of that kind come in as arguments
+//! (for example [`select::Facts`]).
+#![forbid(unsafe_code)]
+
+pub mod compile;
+pub mod documents;
+pub mod portmap;
+pub mod prefix;
+pub mod select;
+pub mod sets;
+pub mod tables;
+
+pub use compile::compile;
+pub use documents::{Document, Identity, Kind, PolicyRef};
+pub use portmap::{PortMap, Verdict};
+pub use prefix::{Family, Prefix};
+pub use select::{Endpoint, EndpointId, Facts};
+pub use sets::{Policies, Policy, PolicyKey, assemble};
+pub use tables::{Direction, Tables};

@@ -1,0 +1,187 @@
+//! A walk through a tree that knows where it is, so that an error can name the field. The path costs nothing until
+//! an error wants it.
+
+use std::fmt;
+
+use super::{fault::Fault, node::Node};
+
+/// A step of a path.
+#[derive(Clone, Copy)]
+enum Step<'p> {
+    Root,
+    Key(&'p str),
+    Index(usize),
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy)]
+pub(super) struct At<'p> {
+    parent: Option<&'p At<'p>>,
+    step: Step<'p>,
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.step {
+            Step::Root => Ok(()),
+            Step::Index(index) => write!(f, "[{index}]"),
+            Step::Key(key) if key.contains(['.', '/']) => write!(f, "[{key}]"),
+            Step::Key(key) if self.parent.is_none_or(|p| matches!(p.step, Step::Root)) => {
+                f.write_str(key)
+            }
+            Step::Key(key) => write!(f, ".{key}"),
+        }
+    }
+}
+
+/// A fault at a field.
+#[derive(Debug)]
+pub(super) struct FieldFault {
+    pub(super) field: String,
+    pub(super) fault: Fault,
+}
+
+pub(super) type Result<T> = std::result::Result<T, FieldFault>;
+
+/// A value and where it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Cursor<'n, 'p> {
+    pub(super) node: &'n Node<'n>,
+    at: At<'p>,
+}
+
+impl<'n, 'p> Cursor<'n, 'p> {
+    pub(super) const fn root(node: &'n Node<'n>) -> Self {
+        Self {
+            node,
+            at: At {
+                parent: None,
+                step: Step::Root,
+            },
+        }
+    }
+
+    pub(super) fn fault(&self, fault: impl Into<Fault>) -> FieldFault {
+        FieldFault {
+            field: self.at.to_string(),
+            fault: fault.into(),
+        }
+    }
+
+    pub(super) fn missing(&self, key: &str, expected: &'static str) -> FieldFault {
+        let at = At {
+            parent: Some(&self.at),
+            step: Step::Key(key),
+        };
+        FieldFault {
+            field: at.to_string(),
+            fault: Fault::Missing(expected),
+        }
+    }
+
+    pub(super) fn path(&self) -> String {
+        self.at.to_string()
+    }
+
+    fn wrong(&self, expected: &'static str) -> FieldFault {
+        self.fault(Fault::WrongType {
+            expected,
+            found: self.node.kind(),
+        })
+    }
+
+    /// The value under a key; `null` is absent, a repeated key a fault, anything but a mapping too.
+    pub(super) fn get<'c>(&'c self, key: &'c str) -> Result<Option<Cursor<'n, 'c>>> {
+        let Node::Map(entries) = self.node else {
+            return Err(self.wrong("a mapping"));
+        };
+        let mut found = entries.iter().filter(|(k, _)| k == key).map(|(_, v)| v);
+        let Some(node) = found.next() else {
+            return Ok(None);
+        };
+        let cursor = Cursor {
+            node,
+            at: At {
+                parent: Some(&self.at),
+                step: Step::Key(key),
+            },
+        };
+        if found.next().is_some() {
+            return Err(cursor.fault(Fault::Twice));
+        }
+        Ok((!matches!(node, Node::Null)).then_some(cursor))
+    }
+
+    /// The entries of a mapping.
+    pub(super) fn entries<'c>(
+        &'c self,
+    ) -> Result<impl Iterator<Item = (&'n str, Cursor<'n, 'c>)> + use<'c, 'n, 'p>> {
+        let Node::Map(entries) = self.node else {
+            return Err(self.wrong("a mapping"));
+        };
+        Ok(entries.iter().map(|(key, node)| {
+            (
+                key.as_ref(),
+                Cursor {
+                    node,
+                    at: At {
+                        parent: Some(&self.at),
+                        step: Step::Key(key),
+                    },
+                },
+            )
+        }))
+    }
+
+    /// The values of a list.
+    pub(super) fn items<'c>(
+        &'c self,
+    ) -> Result<impl ExactSizeIterator<Item = Cursor<'n, 'c>> + use<'c, 'n, 'p>> {
+        let Node::List(list) = self.node else {
+            return Err(self.wrong("a list"));
+        };
+        Ok(list.iter().enumerate().map(|(index, node)| Cursor {
+            node,
+            at: At {
+                parent: Some(&self.at),
+                step: Step::Index(index),
+            },
+        }))
+    }
+
+    pub(super) fn text(&self) -> Result<&'n str> {
+        self.node.text().ok_or_else(|| self.wrong("text"))
+    }
+
+    pub(super) fn int(&self, first: i64, last: i64) -> Result<i64> {
+        match self.node {
+            Node::Int(value) if (first..=last).contains(value) => Ok(*value),
+            Node::Int(value) => Err(self.fault(Fault::Range {
+                value: *value,
+                first,
+                last,
+            })),
+            _ => Err(self.wrong("a whole number")),
+        }
+    }
+
+    /// Text, or a scalar that someone forgot to quote.
+    pub(super) fn scalar(&self) -> Result<String> {
+        match self.node {
+            Node::Text(text) => Ok(text.to_string()),
+            Node::Int(value) => Ok(value.to_string()),
+            Node::Bool(value) => Ok(value.to_string()),
+            _ => Err(self.wrong("text")),
+        }
+    }
+
+    pub(super) fn unknown(&self, value: &str, expected: &'static str) -> FieldFault {
+        self.fault(Fault::Unknown {
+            value: value.chars().take(64).collect(),
+            expected,
+        })
+    }
+}
