@@ -1,0 +1,2 @@
+//! Placeholder until the harness stands.
+fn main() {}

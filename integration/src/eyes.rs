@@ -1,0 +1,200 @@
+//! Independent eyes: what `ip`, `tc`, `bpftool` and a listing of the bpffs say, taken before and after.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::node::Node;
+
+/// What a node looks like from outside podgate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    rows: BTreeMap<String, Value>,
+}
+
+/// Maps whose content moves with every packet: counters, flows, events.
+const MOVING: [&str; 4] = ["counter", "flow", "event", "stat"];
+
+impl Snapshot {
+    /// Takes one: qdiscs and filters of every link, the bpffs folder's listing, the dump of each map that does not move by itself,
+    /// and the records.
+    #[track_caller]
+    #[must_use]
+    pub fn take(node: &Node) -> Self {
+        let mut rows = BTreeMap::new();
+        for link in node.link_names() {
+            rows.insert(format!("tc qdisc {link}"), node.qdiscs(&link));
+            for hook in ["ingress", "egress"] {
+                rows.insert(
+                    format!("tc filter {link} {hook}"),
+                    node.filters(&link, hook),
+                );
+            }
+        }
+        for path in node.pins() {
+            let dump = if MOVING.iter().any(|word| path.to_lowercase().contains(word)) {
+                Value::Null
+            } else {
+                node.map_dump(&path)
+            };
+            rows.insert(format!("bpffs {path}"), dump);
+        }
+        let pods = node.state_dir().join("pods");
+        for path in files_below(&pods) {
+            rows.insert(
+                format!("pods {path}"),
+                json!(fs::read_to_string(pods.join(&path)).unwrap_or_default()),
+            );
+        }
+        Self { rows }
+    }
+
+    /// Fails unless this, the earlier one, equals the later one; shows what differs.
+    ///
+    /// # Panics
+    /// When they differ.
+    #[track_caller]
+    pub fn assert_same(&self, later: &Self, when: &str) {
+        let differences = self.differences(later);
+        assert!(
+            differences.is_empty(),
+            "the node differs {when}:\n{}",
+            differences.join("\n")
+        );
+    }
+
+    /// What differs, one line each.
+    #[must_use]
+    pub fn differences(&self, later: &Self) -> Vec<String> {
+        let keys = self.rows.keys().chain(
+            later
+                .rows
+                .keys()
+                .filter(|key| !self.rows.contains_key(*key)),
+        );
+        let lines = keys.filter_map(|key| match (self.rows.get(key), later.rows.get(key)) {
+            (Some(before), Some(after)) if before == after => None,
+            (Some(before), Some(after)) => {
+                Some(format!("~ {key}\n    before {before}\n    after  {after}"))
+            }
+            (Some(before), None) => Some(format!("- {key}: {before}")),
+            (None, after) => Some(format!("+ {key}: {}", after.unwrap_or(&Value::Null))),
+        });
+        lines.collect()
+    }
+}
+
+/// Files below a folder, relative, sorted.
+#[must_use]
+pub fn files_below(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() {
+                folders.push(path);
+            } else if let Ok(relative) = path.strip_prefix(root) {
+                found.push(relative.display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+impl Node {
+    /// Names of the node's links.
+    #[track_caller]
+    #[must_use]
+    pub fn link_names(&self) -> Vec<String> {
+        let links = self.cmd("ip").args(["-j", "link", "show"]).json();
+        links
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|link| Some(link["ifname"].as_str()?.to_owned()))
+            .collect()
+    }
+
+    /// `tc -j qdisc show dev LINK`.
+    #[track_caller]
+    #[must_use]
+    pub fn qdiscs(&self, link: &str) -> Value {
+        self.cmd("tc")
+            .args(["-j", "qdisc", "show", "dev", link])
+            .json()
+    }
+
+    /// `tc -j filter show dev LINK ingress|egress`; null where there is no such hook.
+    #[track_caller]
+    #[must_use]
+    pub fn filters(&self, link: &str, hook: &str) -> Value {
+        let output = self
+            .cmd("tc")
+            .args(["-j", "filter", "show", "dev", link, hook])
+            .run();
+        if output.success() {
+            output.json()
+        } else {
+            Value::Null
+        }
+    }
+
+    /// The ids of the BPF programs that `tc` shows on a hook, in order.
+    #[track_caller]
+    #[must_use]
+    pub fn bpf_filters(&self, link: &str, hook: &str) -> Vec<u64> {
+        let filters = self.filters(link, hook);
+        filters
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|filter| filter["options"]["prog"]["id"].as_u64())
+            .collect()
+    }
+
+    /// The pins in podgate's folder on the bpffs, relative, sorted.
+    #[must_use]
+    pub fn pins(&self) -> Vec<String> {
+        files_below(&self.inside(self.bpf_dir()))
+    }
+
+    /// `bpftool -j map dump pinned`; null where the pin is no map (or one that cannot be dumped).
+    #[track_caller]
+    #[must_use]
+    pub fn map_dump(&self, pin: &str) -> Value {
+        let path = self.bpf_dir().join(pin);
+        let output = self
+            .cmd("bpftool")
+            .args(["-j", "map", "dump", "pinned"])
+            .arg(path)
+            .run();
+        if output.success() {
+            output.json()
+        } else {
+            Value::Null
+        }
+    }
+
+    /// Whether podgate's classifiers stand on both hooks of a link, by `tc`'s word: exactly one BPF filter each, at priority 1, direct action.
+    #[track_caller]
+    #[must_use]
+    pub fn is_enforced(&self, link: &str) -> bool {
+        ["ingress", "egress"].iter().all(|hook| {
+            let filters = self.filters(link, hook);
+            let mut bpf = filters
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|filter| filter["options"].is_object());
+            bpf.next().is_some_and(|first| {
+                first["kind"] == "bpf"
+                    && first["pref"] == 1
+                    && first["options"]["direct-action"] == true
+            })
+        })
+    }
+}
