@@ -1,5 +1,17 @@
-//! enforcer
+//! The user half of the enforcement: load and pin, attach and read back, endpoint rows and policy words, table
+//! changes, observation. The only crate with namespaces, netlink and unsafe code (beside the kernel programs).
+//!
+//! Invariants
+//! - one set of kernel objects a node, pinned under the layout's version; every change of it takes the node's lock;
+//! - the row and the word stand before the filters do, and "attached" means read back from the kernel;
+//! - filters and links pass into the kernel's hands: nothing here takes them off by being dropped.
+//!
+//! It knows no policy documents: those are compiled by `policy` and come in as map writes.
 
 pub mod bpffs;
+pub mod clock;
 pub mod hostnet;
 pub mod kernel;
+pub mod load;
+pub mod maps;
+pub mod pins;

@@ -1,1 +1,27 @@
-//! verdict
+//! The vocabulary of podgate: map layouts, the bounded packet reader, numbered [`Reason`]s and [`decide()`], the one
+//! decision function. It is compiled into the kernel programs, the unit tests, the fuzzers and `podgatectl explain`.
+//!
+//! Invariants
+//! - no allocation, no panic, no recursion, bounded loops only: the 5.10 verifier must accept it;
+//! - every packet gets an answer and every answer has a [`Reason`]; what cannot be read is dropped by name;
+//! - nothing here knows a map, a socket or a clock: those come in through [`Env`] and [`Frame`].
+//!
+//! It must not depend on any other crate of the workspace.
+#![cfg_attr(not(any(test, feature = "model")), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod decide;
+pub mod env;
+pub mod flow;
+pub mod layout;
+pub mod neighbour;
+pub mod packet;
+pub mod policy;
+pub mod reason;
+pub mod word;
+
+pub use decide::decide;
+pub use env::{Env, Frame, Meta};
+pub use layout::{Addr, Direction};
+pub use reason::Reason;
+pub use word::PolicyWord;

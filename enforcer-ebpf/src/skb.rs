@@ -1,0 +1,45 @@
+//! The frame and what the kernel tells about it.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
+use aya_ebpf::programs::TcContext;
+use verdict::env::{Frame, Meta};
+
+/// A frame, read by copy: that works on non-linear skbs too and changes nothing.
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+impl Skb {
+    pub(crate) fn of(ctx: &TcContext) -> Self {
+        Self(ctx.skb.skb)
+    }
+
+    /// Segments of a GSO packet, 1 for others.
+    #[inline(always)]
+    pub(crate) fn segments(&self) -> u64 {
+        // SAFETY: the context that the kernel gave to the program is valid while it runs.
+        let segments = unsafe { (*self.0).gso_segs };
+        if segments == 0 { 1 } else { u64::from(segments) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn meta(&self) -> Meta {
+        // SAFETY: as above.
+        let skb = unsafe { &*self.0 };
+        Meta {
+            ifindex: skb.ifindex,
+            ingress_ifindex: skb.ingress_ifindex,
+            len: skb.len,
+            gso: skb.gso_size != 0,
+            vlan_present: skb.vlan_present != 0,
+            vlan_tci: skb.vlan_tci as u16,
+        }
+    }
+}
+
+impl Frame for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool {
+        // SAFETY: the helper writes at most N bytes into the array.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, into.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+}

@@ -1,0 +1,514 @@
+//! The one decision function: what a packet meets, in the order of ARCHITECTURE.md's first path.
+
+use crate::env::{Decision, Env, Flow, Frame, Meta, Work, Write};
+use crate::flow::{
+    Judged, Kind, STATE_ANSWERED, STATE_FIN_OPENER, STATE_FIN_OTHER, STATE_RST, TIMEOUT_FRAGMENT, expired, next_state,
+    stale, ticks, timeout_seconds,
+};
+use crate::layout::{
+    Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
+};
+use crate::neighbour::{arp, discovery, is_host, is_own};
+use crate::packet::{FRAGMENT_FIRST, FRAGMENT_LATER, Packet, proto, read, read_embedded, tcp};
+use crate::policy::judge;
+use crate::reason::Reason;
+use crate::word::PolicyWord;
+
+/// Decides about one frame at one hook of one host veth.
+#[inline(always)]
+pub fn decide<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    meta: &Meta,
+    direction: Direction,
+    work: &mut Work,
+) -> Decision {
+    let Some(endpoint) = env.endpoint(meta.ifindex) else {
+        return Decision::NO_ENDPOINT;
+    };
+    let (slot, life) = (endpoint.slot, endpoint.life);
+    if endpoint.ifindex != meta.ifindex || slot == 0 || slot >= SLOTS {
+        return Decision::NO_ENDPOINT;
+    }
+    let Some(word) = env.word(slot) else {
+        return Decision::NO_ENDPOINT;
+    };
+    let word = PolicyWord(word);
+    // Epochs begin at 1: a word without one is of a slot that nobody holds.
+    if word.epoch() == 0 {
+        return Decision::NO_ENDPOINT;
+    }
+    let mut reason = packet(env, frame, meta, direction, endpoint, word, work);
+    if reason.is_drop() && word.has(PolicyWord::SUSPENDED) {
+        reason = Reason::Suspended;
+    }
+    Decision { reason, slot, life, log: word.has(PolicyWord::LOG) }
+}
+
+/// What is known of a packet's flow before policy is asked.
+enum Found {
+    /// Nothing more to ask.
+    Known(Reason),
+    /// Ask policy as if this direction opened the flow.
+    Ask(Direction, Why),
+}
+
+/// What policy is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// A new flow; no entry stands in its place.
+    New,
+    /// A new flow in the place of an old one, which was answered or not.
+    Instead(bool),
+    /// A verdict for this packet alone.
+    Once,
+    /// A tracked flow whose epoch has passed; with its state.
+    Again(u32),
+    /// An ICMP error about a tracked flow whose epoch has passed.
+    Error,
+}
+
+#[inline(always)]
+fn packet<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    meta: &Meta,
+    direction: Direction,
+    endpoint: &Endpoint,
+    word: PolicyWord,
+    work: &mut Work,
+) -> Reason {
+    if let Err(reason) = read(frame, meta, &mut work.packet, &mut work.buffer) {
+        return reason;
+    }
+    let guard = endpoint.flags & ENDPOINT_GUARD != 0;
+    if let Some(reason) = link_layer(endpoint, direction, guard, &work.packet) {
+        return reason;
+    }
+    if work.packet.is_arp() {
+        return arp(env, frame, endpoint, guard, direction, work);
+    }
+    if work.packet.family == V6 && (is_mapped(&work.packet.src.0) || is_mapped(&work.packet.dst.0)) {
+        return Reason::MappedAddress;
+    }
+    if let Some(reason) = discovery(env, frame, endpoint, guard, direction, word.epoch(), work) {
+        return reason;
+    }
+    if guard && direction as u8 == Direction::Egress as u8 {
+        let src = work.packet.src;
+        if !is_own(env, endpoint, work.packet.family, &src, work) {
+            return Reason::SpoofedAddress;
+        }
+    }
+    let Some(config) = env.config() else {
+        return Reason::TableError;
+    };
+    let now = ticks(env.jiffies());
+    if work.packet.fragment == FRAGMENT_LATER {
+        return later_fragment(env, endpoint, word, direction, config.hz, now, work);
+    }
+
+    let found = if work.packet.is_icmp_error() {
+        icmp_error(env, frame, endpoint, word, direction, config.hz, now, work)
+    } else {
+        find(env, meta, endpoint, word, direction, config, now, work)
+    };
+    let reason = match found {
+        Found::Known(reason) => reason,
+        Found::Ask(asked, why) => {
+            let verdict = judge(env, word, asked, work);
+            settle(env, endpoint, word, config, now, asked, direction, why, verdict, work)
+        }
+    };
+    if work.packet.fragment == FRAGMENT_FIRST && !reason.is_drop() {
+        work.fragment.fill(endpoint.life, &work.packet, direction);
+        let judged = Judged::new(word.epoch(), work.fragment.tag(), true, direction, Kind::Policy);
+        work.value = FlowValue { judged: judged.0, seen: now, state: 0 };
+        env.put_fragment(&work.fragment, &work.value);
+    }
+    reason
+}
+
+/// ::ffff:0:0/96.
+#[inline(always)]
+const fn is_mapped(addr: &[u32; 4]) -> bool {
+    addr[0] == 0 && addr[1] == 0 && addr[2] == 0xffff_u32.to_be()
+}
+
+/// The MAC addresses: a pod sends from its own, and is not asked about frames that a bridge floods.
+#[inline(always)]
+fn link_layer(endpoint: &Endpoint, direction: Direction, guard: bool, packet: &Packet) -> Option<Reason> {
+    let own = &endpoint.mac;
+    let (mac, wrong) = match direction {
+        Direction::Egress if guard => (&packet.src_mac, Reason::SpoofedMac),
+        Direction::Ingress if packet.dst_mac[0] & 1 == 0 => (&packet.dst_mac, Reason::NotForPod),
+        _ => return None,
+    };
+    let same = mac[0] == own[0]
+        && mac[1] == own[1]
+        && mac[2] == own[2]
+        && mac[3] == own[3]
+        && mac[4] == own[4]
+        && mac[5] == own[5];
+    if same { None } else { Some(wrong) }
+}
+
+#[inline(always)]
+fn later_fragment<E: Env>(
+    env: &E,
+    endpoint: &Endpoint,
+    word: PolicyWord,
+    direction: Direction,
+    hz: u32,
+    now: u32,
+    work: &mut Work,
+) -> Reason {
+    work.fragment.fill(endpoint.life, &work.packet, direction);
+    let Some(value) = env.fragment(&work.fragment) else {
+        return Reason::FragmentWithoutFirst;
+    };
+    let judged = Judged(value.judged);
+    if judged.epoch() == word.epoch()
+        && judged.tag() == work.fragment.tag()
+        && judged.allowed()
+        && !expired(now, value.seen, hz, TIMEOUT_FRAGMENT)
+    {
+        Reason::LaterFragment
+    } else {
+        Reason::FragmentWithoutFirst
+    }
+}
+
+/// An ICMP error passes for a tracked flow that is allowed: the embedded packet came from where the error goes to.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+fn icmp_error<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    endpoint: &Endpoint,
+    word: PolicyWord,
+    direction: Direction,
+    hz: u32,
+    now: u32,
+    work: &mut Work,
+) -> Found {
+    if let Err(reason) = read_embedded(frame, &work.packet, &mut work.inner, &mut work.buffer) {
+        return Found::Known(reason);
+    }
+    if !work.inner.src.same(&work.packet.dst) {
+        return Found::Known(Reason::IcmpUnrelated);
+    }
+    work.flow.fill(endpoint.life, &work.inner, direction.reverse());
+    let Some(flow) = env.flow(&work.flow) else {
+        return Found::Known(Reason::IcmpUnrelated);
+    };
+    let judged = Judged(flow.judged());
+    let (seen, state) = (flow.seen(), flow.state());
+    if judged.tag() != work.flow.tag() || expired(now, seen, hz, timeout_seconds(work.flow.protocol, state)) {
+        return Found::Known(Reason::IcmpUnrelated);
+    }
+    if judged.epoch() == word.epoch() {
+        let related = if judged.allowed() { Reason::IcmpRelated } else { Reason::IcmpUnrelated };
+        return Found::Known(related);
+    }
+    match judged.kind() {
+        Kind::Policy => Found::Ask(judged.opener(), Why::Error),
+        Kind::Host => {
+            let remote = work.flow.remote;
+            let still = is_host(env, work.flow.family, &remote, work);
+            Found::Known(if still { Reason::IcmpRelated } else { Reason::IcmpUnrelated })
+        }
+        Kind::Itself => Found::Known(Reason::IcmpRelated),
+        Kind::Neighbour => Found::Known(Reason::IcmpUnrelated),
+    }
+}
+
+/// The one flow look-up that every packet pays for.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+fn find<E: Env>(
+    env: &E,
+    meta: &Meta,
+    endpoint: &Endpoint,
+    word: PolicyWord,
+    direction: Direction,
+    config: &Config,
+    now: u32,
+    work: &mut Work,
+) -> Found {
+    work.flow.fill(endpoint.life, &work.packet, direction);
+    let Some(flow) = env.flow(&work.flow) else {
+        return always(env, meta, endpoint, word, direction, config, now, Why::New, work);
+    };
+    let judged = Judged(flow.judged());
+    let (seen, state) = (flow.seen(), flow.state());
+    if judged.tag() != work.flow.tag() {
+        return always(env, meta, endpoint, word, direction, config, now, Why::Once, work);
+    }
+    let from_opener = judged.opener() as u8 == direction as u8;
+    if expired(now, seen, config.hz, timeout_seconds(work.flow.protocol, state))
+        || opens_again(&work.packet, from_opener, state)
+    {
+        let instead = Why::Instead(state & STATE_ANSWERED != 0);
+        return always(env, meta, endpoint, word, direction, config, now, instead, work);
+    }
+    if direction as u8 == Direction::Ingress as u8 && !admits(env, meta, judged.kind(), &work.packet) {
+        // The tuple is the host's or the pod's own, but this packet came in by a device.
+        return Found::Ask(direction, Why::Once);
+    }
+    let mut allowed = judged.allowed();
+    if judged.epoch() != word.epoch() {
+        match judged.kind() {
+            Kind::Policy => return Found::Ask(judged.opener(), Why::Again(state)),
+            Kind::Host => {
+                let remote = work.flow.remote;
+                if !is_host(env, work.flow.family, &remote, work) {
+                    return Found::Ask(judged.opener(), Why::Again(state));
+                }
+            }
+            Kind::Itself => {}
+            Kind::Neighbour => return Found::Known(Reason::TableError),
+        }
+        allowed = true;
+        let again = Judged::new(word.epoch(), work.flow.tag(), true, judged.opener(), judged.kind());
+        work.value = FlowValue { judged: again.0, seen: now, state };
+        env.put_flow(&work.flow, &work.value, Write::Replace);
+    }
+    if allowed {
+        touch(env, endpoint, &flow, seen, state, judged.opener(), direction, config, now, work);
+        Found::Known(Reason::Tracked)
+    } else {
+        // Kept, as refused, until idle: were it gone, the peer's next packet would open it the other way round.
+        if stale(now, seen, config.hz) {
+            flow.set_seen(now);
+        }
+        Found::Known(Reason::FlowRefused)
+    }
+}
+
+/// Whether a packet of a flow that an always-pass rule admitted comes from where that rule says.
+#[inline(always)]
+fn admits<E: Env>(env: &E, meta: &Meta, kind: Kind, packet: &Packet) -> bool {
+    match kind {
+        Kind::Policy => true,
+        Kind::Host => local_origin(env, meta, packet),
+        Kind::Itself => meta.ingress_ifindex == meta.ifindex,
+        Kind::Neighbour => false,
+    }
+}
+
+/// Made by the host itself, and not re-fragmented by it.
+#[inline(always)]
+fn local_origin<E: Env>(env: &E, meta: &Meta, packet: &Packet) -> bool {
+    (meta.ingress_ifindex == 0 || env.host_path(meta.ingress_ifindex)) && packet.fragment_header == 0
+}
+
+/// Whether a packet of a known tuple opens a new connection.
+#[inline(always)]
+const fn opens_again(packet: &Packet, from_opener: bool, state: u32) -> bool {
+    if !packet.is_bare_syn() {
+        return false;
+    }
+    if from_opener {
+        // The port is used again; a repeated SYN of a connection that is not over is not that.
+        state & (STATE_RST | STATE_FIN_OPENER | STATE_FIN_OTHER) != 0
+    } else {
+        // Simultaneous open: the opener's own SYN is still unanswered.
+        state & STATE_ANSWERED != 0
+    }
+}
+
+/// Notes time and state of a packet that passes.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+fn touch<E: Env>(
+    env: &E,
+    endpoint: &Endpoint,
+    flow: &E::FlowRef,
+    seen: u32,
+    state: u32,
+    opener: Direction,
+    direction: Direction,
+    config: &Config,
+    now: u32,
+    work: &Work,
+) {
+    if stale(now, seen, config.hz) {
+        flow.set_seen(now);
+    }
+    let next = next_state(state, &work.packet, direction, opener);
+    if next != state {
+        flow.set_state(next);
+        if next & !state & STATE_ANSWERED != 0 {
+            env.count_answered(endpoint.slot, true);
+        }
+    }
+}
+
+/// The always-pass rules for a new flow; what none of them admits is for policy.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+fn always<E: Env>(
+    env: &E,
+    meta: &Meta,
+    endpoint: &Endpoint,
+    word: PolicyWord,
+    direction: Direction,
+    config: &Config,
+    now: u32,
+    why: Why,
+    work: &mut Work,
+) -> Found {
+    let (kind, reason) = match direction {
+        Direction::Ingress => {
+            let src = work.packet.src;
+            if meta.ingress_ifindex == meta.ifindex {
+                (Kind::Itself, Reason::PodToItself)
+            } else if local_origin(env, meta, &work.packet) && is_host(env, work.packet.family, &src, work) {
+                (Kind::Host, Reason::HostToPod)
+            } else {
+                return Found::Ask(direction, why);
+            }
+        }
+        Direction::Egress => {
+            let dst = work.packet.dst;
+            if is_own(env, endpoint, work.packet.family, &dst, work) {
+                (Kind::Itself, Reason::PodToItself)
+            } else if is_host(env, work.packet.family, &dst, work) && host_takes(env, config, &work.packet) {
+                (Kind::Host, Reason::PodToHost)
+            } else {
+                return Found::Ask(direction, why);
+            }
+        }
+    };
+    let judged = Judged::new(word.epoch(), work.flow.tag(), true, direction, kind);
+    Found::Known(record(env, endpoint, config, now, judged, why, reason, work))
+}
+
+/// Whether the host itself takes the packet: its ICMP, or a socket of its own. What the host would hand on (NodePorts,
+/// hostPorts, tunnels) is for policy.
+#[inline(always)]
+fn host_takes<E: Env>(env: &E, config: &Config, packet: &Packet) -> bool {
+    if packet.is_icmp() {
+        return true;
+    }
+    if packet.protocol != proto::TCP && packet.protocol != proto::UDP {
+        return false;
+    }
+    let port = u16::from_be(packet.dst_port_be);
+    if port >= config.node_port_first && port <= config.node_port_last {
+        return false;
+    }
+    let key = HostPortKey { protocol: u16::from(packet.protocol), port_be: packet.dst_port_be };
+    !env.host_port(&key) && env.host_socket(packet)
+}
+
+/// Carries out what policy answered.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+fn settle<E: Env>(
+    env: &E,
+    endpoint: &Endpoint,
+    word: PolicyWord,
+    config: &Config,
+    now: u32,
+    asked: Direction,
+    direction: Direction,
+    why: Why,
+    verdict: Reason,
+    work: &mut Work,
+) -> Reason {
+    let allowed = !verdict.is_drop();
+    match why {
+        Why::Error => {
+            if allowed {
+                Reason::IcmpRelated
+            } else {
+                Reason::IcmpUnrelated
+            }
+        }
+        Why::Once => verdict,
+        Why::Again(state) => {
+            // Pending says nothing about the flow: it is judged when the policy is known.
+            if matches!(verdict, Reason::Pending | Reason::TableError) {
+                return verdict;
+            }
+            let mut next = state;
+            if allowed {
+                next = next_state(state, &work.packet, direction, asked);
+                if next & !state & STATE_ANSWERED != 0 {
+                    env.count_answered(endpoint.slot, true);
+                }
+            }
+            let judged = Judged::new(word.epoch(), work.flow.tag(), allowed, asked, Kind::Policy);
+            work.value = FlowValue { judged: judged.0, seen: now, state: next };
+            env.put_flow(&work.flow, &work.value, Write::Replace);
+            if allowed { Reason::Tracked } else { Reason::FlowRefused }
+        }
+        Why::New | Why::Instead(_) => {
+            if !allowed {
+                return verdict;
+            }
+            let judged = Judged::new(word.epoch(), work.flow.tag(), true, asked, Kind::Policy);
+            record(env, endpoint, config, now, judged, why, verdict, work)
+        }
+    }
+}
+
+/// Records a new flow that is allowed. What cannot be recorded passes all the same, by another name.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+fn record<E: Env>(
+    env: &E,
+    endpoint: &Endpoint,
+    config: &Config,
+    now: u32,
+    judged: Judged,
+    why: Why,
+    reason: Reason,
+    work: &mut Work,
+) -> Reason {
+    // A stray RST leaves no state.
+    if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::RST != 0 {
+        return reason;
+    }
+    let mut state = 0;
+    if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::FIN != 0 {
+        state |= STATE_FIN_OPENER;
+    }
+    work.value = FlowValue { judged: judged.0, seen: now, state };
+    match why {
+        Why::Instead(answered) => {
+            if !env.put_flow(&work.flow, &work.value, Write::Replace) {
+                return Reason::TableFull;
+            }
+            if answered {
+                env.count_answered(endpoint.slot, false);
+            }
+            reason
+        }
+        Why::New => {
+            let (live, unanswered) = env.share(endpoint.slot);
+            let (all, _) = env.share(0);
+            let fair = u64::from(config.fair_share);
+            let limit = u64::from(config.flow_limit);
+            let short = all >= limit - limit / 4;
+            if (short && live >= fair) || all >= limit || unanswered >= u64::from(config.unanswered_limit) {
+                return Reason::ShareFull;
+            }
+            if create(env, endpoint.slot, work) { reason } else { Reason::TableFull }
+        }
+        _ => reason,
+    }
+}
+
+/// Creates the flow `work.flow` with `work.value` and counts it; true also where another CPU was first.
+#[inline(always)]
+pub(crate) fn create<E: Env>(env: &E, slot: u32, work: &Work) -> bool {
+    if env.put_flow(&work.flow, &work.value, Write::Create) {
+        env.count_made(slot);
+        return true;
+    }
+    env.flow(&work.flow).is_some()
+}
+

@@ -1,0 +1,265 @@
+//! Tracked flows: the judgement word, the states, the time-outs.
+
+use crate::layout::{Direction, FlowKey, FragmentKey};
+use crate::packet::{Packet, proto, tcp};
+
+/// Times in flow values count in units of so many jiffies (a power of two): they come round after years.
+pub const TICK_JIFFIES: u64 = 16;
+
+/// The other side has answered.
+pub const STATE_ANSWERED: u32 = 1;
+/// The opener has sent FIN.
+pub const STATE_FIN_OPENER: u32 = 2;
+/// The other side has sent FIN.
+pub const STATE_FIN_OTHER: u32 = 4;
+/// Somebody has sent RST.
+pub const STATE_RST: u32 = 8;
+
+/// Seconds a TCP connection may be idle.
+pub const TIMEOUT_TCP: u32 = 5 * 24 * 3600;
+/// Seconds a TCP connection may be idle when one side has closed.
+pub const TIMEOUT_TCP_HALF_CLOSED: u32 = 3600;
+/// Seconds a TCP connection that is unanswered, closed by both or reset is kept.
+pub const TIMEOUT_TCP_SHORT: u32 = 60;
+/// Seconds any other flow may be idle.
+pub const TIMEOUT_OTHER: u32 = 180;
+/// Seconds in which the fragments of a packet must come.
+pub const TIMEOUT_FRAGMENT: u32 = 30;
+
+/// What admitted a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Policy, or the mode.
+    Policy = 0,
+    /// The always-pass rules between the host and the pod.
+    Host = 1,
+    /// The always-pass rule of the pod to itself.
+    Itself = 2,
+    /// A neighbour on the link has sent a neighbour message.
+    Neighbour = 3,
+}
+
+/// One word that tells all that decides about a flow: epoch, verdict, opener, kind, and a tag of the key.
+/// A value that is taken from under a reader is told by the tag, and one of another endpoint by the epoch too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged(pub u64);
+
+impl Judged {
+    const ALLOWED: u64 = 1;
+    const OPENER_EGRESS: u64 = 2;
+    const KIND_SHIFT: u32 = 2;
+    const TAG_SHIFT: u32 = 8;
+    const EPOCH_SHIFT: u32 = 24;
+
+    /// Put together.
+    #[inline(always)]
+    pub const fn new(epoch: u64, tag: u16, allowed: bool, opener: Direction, kind: Kind) -> Self {
+        let opener = match opener {
+            Direction::Ingress => 0,
+            Direction::Egress => Self::OPENER_EGRESS,
+        };
+        Self(
+            (epoch << Self::EPOCH_SHIFT)
+                | ((tag as u64) << Self::TAG_SHIFT)
+                | ((kind as u64) << Self::KIND_SHIFT)
+                | opener
+                | if allowed { Self::ALLOWED } else { 0 },
+        )
+    }
+
+    /// The epoch under which it was judged.
+    #[inline(always)]
+    pub const fn epoch(self) -> u64 {
+        self.0 >> Self::EPOCH_SHIFT
+    }
+
+    /// The tag of the key.
+    #[inline(always)]
+    pub const fn tag(self) -> u16 {
+        (self.0 >> Self::TAG_SHIFT) as u16
+    }
+
+    /// The verdict.
+    #[inline(always)]
+    pub const fn allowed(self) -> bool {
+        self.0 & Self::ALLOWED != 0
+    }
+
+    /// The direction that opened the flow.
+    #[inline(always)]
+    pub const fn opener(self) -> Direction {
+        if self.0 & Self::OPENER_EGRESS != 0 { Direction::Egress } else { Direction::Ingress }
+    }
+
+    /// What admitted it.
+    #[inline(always)]
+    pub const fn kind(self) -> Kind {
+        match (self.0 >> Self::KIND_SHIFT) & 3 {
+            0 => Kind::Policy,
+            1 => Kind::Host,
+            2 => Kind::Itself,
+            _ => Kind::Neighbour,
+        }
+    }
+}
+
+impl FlowKey {
+    /// Fills the key of a packet's flow.
+    #[inline(always)]
+    pub fn fill(&mut self, life: u32, packet: &Packet, direction: Direction) {
+        self.life = life;
+        self.family = packet.family;
+        self.protocol = packet.protocol;
+        self.pad = 0;
+        match direction {
+            Direction::Ingress => {
+                self.local_port_be = packet.dst_port_be;
+                self.remote_port_be = packet.src_port_be;
+                self.local = packet.dst;
+                self.remote = packet.src;
+            }
+            Direction::Egress => {
+                self.local_port_be = packet.src_port_be;
+                self.remote_port_be = packet.dst_port_be;
+                self.local = packet.src;
+                self.remote = packet.dst;
+            }
+        }
+    }
+
+    /// The tag that goes into the value.
+    #[inline(always)]
+    pub const fn tag(&self) -> u16 {
+        let ports = ((self.local_port_be as u32) << 16) | self.remote_port_be as u32;
+        let mixed = ports.wrapping_mul(0x9e37_79b1)
+            ^ self.remote.mix()
+            ^ self.local.mix().rotate_left(7)
+            ^ ((self.protocol as u32) << 20);
+        (mixed ^ (mixed >> 16)) as u16
+    }
+}
+
+impl FragmentKey {
+    /// Fills the key of a fragment. IPv6 identifies by addresses alone: the later fragments' next header need not be
+    /// the transport protocol.
+    #[inline(always)]
+    pub fn fill(&mut self, life: u32, packet: &Packet, direction: Direction) {
+        self.life = life;
+        self.id_be = packet.fragment_id_be;
+        self.family = packet.family;
+        self.protocol = if packet.family == crate::layout::V4 { packet.protocol } else { 0 };
+        self.direction = direction as u8;
+        self.pad = 0;
+        self.src = packet.src;
+        self.dst = packet.dst;
+    }
+
+    /// The tag that goes into the value.
+    #[inline(always)]
+    pub const fn tag(&self) -> u16 {
+        let mixed = self.id_be.wrapping_mul(0x9e37_79b1) ^ self.src.mix() ^ self.dst.mix().rotate_left(7);
+        (mixed ^ (mixed >> 16)) as u16
+    }
+}
+
+/// Time in ticks from jiffies.
+#[inline(always)]
+pub const fn ticks(jiffies: u64) -> u32 {
+    (jiffies / TICK_JIFFIES) as u32
+}
+
+/// Seconds after which a flow is none any more.
+#[inline(always)]
+pub const fn timeout_seconds(protocol: u8, state: u32) -> u32 {
+    if protocol != proto::TCP {
+        return TIMEOUT_OTHER;
+    }
+    let both = STATE_FIN_OPENER | STATE_FIN_OTHER;
+    if state & STATE_ANSWERED == 0 || state & STATE_RST != 0 || state & both == both {
+        TIMEOUT_TCP_SHORT
+    } else if state & both != 0 {
+        TIMEOUT_TCP_HALF_CLOSED
+    } else {
+        TIMEOUT_TCP
+    }
+}
+
+/// Whether a flow is past its time-out.
+#[inline(always)]
+pub const fn expired(now: u32, seen: u32, hz: u32, seconds: u32) -> bool {
+    let age = now.wrapping_sub(seen) as u64 * TICK_JIFFIES;
+    // A time stamp from another CPU may lie a little ahead.
+    age > seconds as u64 * hz as u64 && now.wrapping_sub(seen) < u32::MAX / 2
+}
+
+/// Whether the time of a flow is to be written again: not for each packet, or one hot flow bounces a cache line
+/// between CPUs.
+#[inline(always)]
+pub const fn stale(now: u32, seen: u32, hz: u32) -> bool {
+    now.wrapping_sub(seen) as u64 * TICK_JIFFIES >= hz as u64 && now.wrapping_sub(seen) < u32::MAX / 2
+}
+
+/// The state after a packet in `direction` of a flow that `opener` opened.
+#[inline(always)]
+pub const fn next_state(state: u32, packet: &Packet, direction: Direction, opener: Direction) -> u32 {
+    let from_opener = direction as u8 == opener as u8;
+    let mut next = state;
+    if !from_opener {
+        next |= STATE_ANSWERED;
+    }
+    if packet.protocol == proto::TCP {
+        if packet.tcp_flags & tcp::RST != 0 {
+            next |= STATE_RST;
+        }
+        if packet.tcp_flags & tcp::FIN != 0 {
+            next |= if from_opener { STATE_FIN_OPENER } else { STATE_FIN_OTHER };
+        }
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{Addr, V4};
+
+    #[test]
+    fn judged_comes_back() {
+        for opener in [Direction::Ingress, Direction::Egress] {
+            for kind in [Kind::Policy, Kind::Host, Kind::Itself, Kind::Neighbour] {
+                for allowed in [false, true] {
+                    let j = Judged::new((1 << 40) - 2, 0xbeef, allowed, opener, kind);
+                    assert_eq!(
+                        (j.epoch(), j.tag(), j.allowed(), j.opener(), j.kind()),
+                        ((1 << 40) - 2, 0xbeef, allowed, opener, kind)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn both_directions_have_one_key() {
+        let mut there = Packet::EMPTY;
+        (there.family, there.protocol) = (V4, proto::TCP);
+        (there.src, there.dst) = (Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2]));
+        (there.src_port_be, there.dst_port_be) = (1, 2);
+        let mut back = there;
+        (back.src, back.dst) = (there.dst, there.src);
+        (back.src_port_be, back.dst_port_be) = (2, 1);
+        let (mut a, mut b) = (FlowKey::default(), FlowKey::default());
+        a.fill(7, &there, Direction::Egress);
+        b.fill(7, &back, Direction::Ingress);
+        assert_eq!(a, b);
+    }
+
+    #[test]
+    fn time_outs_survive_the_wrap_and_clocks_ahead() {
+        let hz = 250;
+        let tick = |s: u32| s * hz / TICK_JIFFIES as u32;
+        assert!(!expired(tick(100), tick(100) + 3, hz, 60));
+        assert!(expired(5, 5u32.wrapping_sub(tick(62)), hz, 60));
+        assert!(!expired(5, 5u32.wrapping_sub(tick(58)), hz, 60));
+    }
+}

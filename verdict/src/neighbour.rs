@@ -1,0 +1,233 @@
+//! ARP and ICMPv6 messages of the link: what may pass without policy, and what never may.
+//!
+//! They pass only within the link: a neighbour message to a far address would be forwarded, and is a tunnel.
+
+use crate::env::{Env, Flow, Frame, Work};
+use crate::flow::{Judged, Kind, TIMEOUT_OTHER, expired, ticks};
+use crate::layout::{Addr, Direction, Endpoint, FlowValue, V4, V6};
+use crate::packet::proto;
+use crate::reason::Reason;
+
+const MLD_QUERY: u8 = 130;
+const MLD_REPORT: u8 = 131;
+const MLD_DONE: u8 = 132;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+const MLD2_REPORT: u8 = 143;
+
+/// Whether the address begins with a byte and, under a mask, with a second one.
+#[inline(always)]
+fn begins(addr: &Addr, first: u8, second: u8, mask: u8) -> bool {
+    let b = addr.0[0].to_ne_bytes();
+    b[0] == first && b[1] & mask == second
+}
+
+/// fe80::/10.
+#[inline(always)]
+pub fn is_link_local(addr: &Addr) -> bool {
+    begins(addr, 0xfe, 0x80, 0xc0)
+}
+
+/// ff02::/16.
+#[inline(always)]
+fn is_link_multicast(addr: &Addr) -> bool {
+    begins(addr, 0xff, 0x02, 0xff)
+}
+
+/// Whether the address is one of the endpoint's own: in its row, or in the `sources` trie.
+#[inline(always)]
+pub fn is_own<E: Env>(env: &E, endpoint: &Endpoint, family: u8, addr: &Addr, work: &mut Work) -> bool {
+    let used = if family == V4 { endpoint.families & 0x0f } else { endpoint.families >> 4 };
+    if (used & 1 != 0 && endpoint.addrs[0].same(addr))
+        || (used & 2 != 0 && endpoint.addrs[1].same(addr))
+        || (used & 4 != 0 && endpoint.addrs[2].same(addr))
+        || (used & 8 != 0 && endpoint.addrs[3].same(addr))
+    {
+        return true;
+    }
+    if endpoint.flags & crate::layout::ENDPOINT_MORE_SOURCES == 0 {
+        return false;
+    }
+    work.source.prefix_len = crate::layout::SourceKey::FIXED_BITS + if family == V4 { 32 } else { 128 };
+    work.source.life = endpoint.life;
+    work.source.family = u32::from(family);
+    work.source.addr = *addr;
+    env.source(&work.source)
+}
+
+/// Judges ARP. A pod's own may claim nothing but its own addresses.
+#[inline(always)]
+pub fn arp<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    endpoint: &Endpoint,
+    guard: bool,
+    direction: Direction,
+    work: &mut Work,
+) -> Reason {
+    let mut h = [0u8; 28];
+    if !frame.load(work.packet.l4, &mut h) {
+        return Reason::Truncated;
+    }
+    // Ethernet and IPv4, request or reply; everything else that calls itself ARP is nobody's.
+    if h[0] != 0 || h[1] != 1 || h[2] != 8 || h[3] != 0 || h[4] != 6 || h[5] != 4 || h[6] != 0 || (h[7] != 1 && h[7] != 2)
+    {
+        return Reason::BadHeader;
+    }
+    if direction as u8 == Direction::Ingress as u8 || !guard {
+        return Reason::Neighbour;
+    }
+    let mac = &endpoint.mac;
+    if h[8] != mac[0] || h[9] != mac[1] || h[10] != mac[2] || h[11] != mac[3] || h[12] != mac[4] || h[13] != mac[5] {
+        return Reason::SpoofedNeighbour;
+    }
+    let sender = Addr::v4([h[14], h[15], h[16], h[17]]);
+    // 0.0.0.0 is a probe for a duplicate: it claims nothing.
+    if sender.same(&Addr::ZERO) || is_own(env, endpoint, V4, &sender, work) {
+        Reason::Neighbour
+    } else {
+        Reason::SpoofedNeighbour
+    }
+}
+
+/// Judges the ICMPv6 messages of the link; `None` where the packet is none of them or has to be judged by policy.
+#[inline(always)]
+pub fn discovery<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    endpoint: &Endpoint,
+    guard: bool,
+    direction: Direction,
+    epoch: u64,
+    work: &mut Work,
+) -> Option<Reason> {
+    let p = &work.packet;
+    if p.family != V6 || p.protocol != proto::ICMPV6 {
+        return None;
+    }
+    let kind = p.icmp_type;
+    if !(kind >= MLD_QUERY && kind <= REDIRECT || kind == MLD2_REPORT) {
+        return None;
+    }
+    // Fragments of these are never legal (RFC 6980).
+    if p.fragment != 0 {
+        return Some(Reason::SpoofedNeighbour);
+    }
+    match direction {
+        Direction::Ingress => {
+            let on_link = match kind {
+                NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT | ROUTER_ADVERTISEMENT => p.hop_limit == 255,
+                MLD_QUERY => p.hop_limit == 1,
+                _ => false,
+            };
+            if !on_link {
+                return None;
+            }
+            if kind != MLD_QUERY && !is_link_local(&p.src) && !p.src.same(&Addr::ZERO) {
+                remember(env, endpoint, direction, epoch, work);
+            }
+            Some(Reason::Neighbour)
+        }
+        Direction::Egress => Some(from_pod(env, frame, endpoint, guard, kind, work)),
+    }
+}
+
+#[inline(always)]
+fn from_pod<E: Env, F: Frame>(
+    env: &E,
+    frame: &F,
+    endpoint: &Endpoint,
+    guard: bool,
+    kind: u8,
+    work: &mut Work,
+) -> Reason {
+    if kind == ROUTER_ADVERTISEMENT || kind == REDIRECT || kind == MLD_QUERY {
+        return Reason::RouterFromPod;
+    }
+    let src = work.packet.src;
+    let dst = work.packet.dst;
+    let unspecified = src.same(&Addr::ZERO);
+    if guard && !unspecified && !is_own(env, endpoint, V6, &src, work) {
+        return Reason::SpoofedNeighbour;
+    }
+    if kind == MLD_REPORT || kind == MLD_DONE || kind == MLD2_REPORT {
+        let multicast = dst.0[0].to_ne_bytes()[0] == 0xff;
+        return if work.packet.hop_limit == 1 && multicast { Reason::Neighbour } else { Reason::SpoofedNeighbour };
+    }
+    if work.packet.hop_limit != 255 {
+        return Reason::SpoofedNeighbour;
+    }
+    if kind == NEIGHBOUR_SOLICITATION || kind == NEIGHBOUR_ADVERTISEMENT {
+        let mut t = [0u8; 24];
+        if !frame.load(work.packet.l4, &mut t) {
+            return Reason::Truncated;
+        }
+        let target = Addr::v6([
+            t[8], t[9], t[10], t[11], t[12], t[13], t[14], t[15], t[16], t[17], t[18], t[19], t[20], t[21], t[22], t[23],
+        ]);
+        let claims = kind == NEIGHBOUR_ADVERTISEMENT || unspecified;
+        if guard && claims && !is_own(env, endpoint, V6, &target, work) {
+            return Reason::SpoofedNeighbour;
+        }
+    }
+    if is_link_local(&dst) || is_link_multicast(&dst) || is_host(env, V6, &dst, work) || known(env, endpoint, work) {
+        Reason::Neighbour
+    } else {
+        Reason::SpoofedNeighbour
+    }
+}
+
+/// Whether the address is in the host set.
+#[inline(always)]
+pub fn is_host<E: Env>(env: &E, family: u8, addr: &Addr, work: &mut Work) -> bool {
+    work.peer.family = u32::from(family);
+    work.peer.addr = *addr;
+    env.host(&work.peer)
+}
+
+/// Key of what is remembered about a neighbour: no packet has it, for neighbour messages never become flows.
+#[inline(always)]
+fn neighbour_key(endpoint: &Endpoint, direction: Direction, work: &mut Work) {
+    work.flow.fill(endpoint.life, &work.packet, direction);
+    work.flow.local = Addr::ZERO;
+    work.flow.local_port_be = u16::MAX;
+    work.flow.remote_port_be = u16::MAX;
+}
+
+/// Remembers a neighbour with a global address: its messages came with hop limit 255, so it is on the link, and the
+/// pod may answer it.
+#[inline(always)]
+fn remember<E: Env>(env: &E, endpoint: &Endpoint, direction: Direction, epoch: u64, work: &mut Work) {
+    neighbour_key(endpoint, direction, work);
+    let now = ticks(env.jiffies());
+    if let Some(flow) = env.flow(&work.flow) {
+        flow.set_seen(now);
+        return;
+    }
+    work.value = FlowValue {
+        judged: Judged::new(epoch, work.flow.tag(), true, Direction::Ingress, Kind::Neighbour).0,
+        seen: now,
+        state: 0,
+    };
+    // Bounded like all that somebody else can make without an answer of the pod's.
+    let (_, unanswered) = env.share(endpoint.slot);
+    if env.config().is_some_and(|c| unanswered < u64::from(c.unanswered_limit)) {
+        crate::decide::create(env, endpoint.slot, work);
+    }
+}
+
+#[inline(always)]
+fn known<E: Env>(env: &E, endpoint: &Endpoint, work: &mut Work) -> bool {
+    neighbour_key(endpoint, Direction::Egress, work);
+    let Some(flow) = env.flow(&work.flow) else { return false };
+    let judged = Judged(flow.judged());
+    let hz = match env.config() {
+        Some(c) => c.hz,
+        None => return false,
+    };
+    judged.kind() as u8 == Kind::Neighbour as u8
+        && judged.tag() == work.flow.tag()
+        && !expired(ticks(env.jiffies()), flow.seen(), hz, TIMEOUT_OTHER)
+}
