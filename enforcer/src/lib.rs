@@ -8,10 +8,13 @@
 //!
 //! It knows no policy documents: those are compiled by `policy` and come in as map writes.
 
+pub mod attach;
 pub mod bpffs;
 pub mod clock;
+pub mod endpoint;
 pub mod hostnet;
 pub mod kernel;
 pub mod load;
 pub mod maps;
 pub mod pins;
+pub mod words;

@@ -3,12 +3,15 @@
 //! The only module of `hostnet` with unsafe code.
 
 use std::{
+    ffi::CStr,
     mem::size_of,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use nix::errno::Errno;
 
+const BPF_OBJ_PIN: libc::c_int = 6;
+const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -81,6 +84,15 @@ struct InfoByFd {
 // SAFETY: integers without a gap; the address is set in `info` only, to `info_len` bytes that outlive the call.
 unsafe impl Attr for InfoByFd {}
 
+#[repr(C)]
+struct Object {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+// SAFETY: integers without a gap; the address is set in `pin` and `open_pin` only, to a path that outlives the call.
+unsafe impl Attr for Object {}
+
 /// `struct bpf_link_info` as far as a TCX link fills it.
 #[repr(C)]
 #[derive(Default)]
@@ -120,6 +132,20 @@ pub(super) fn link_create(
     let fd = call(BPF_LINK_CREATE, &mut attr)?;
     let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
     // SAFETY: BPF_LINK_CREATE returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives an object a name on a bpffs.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
+    let mut attr = Object { pathname: path.as_ptr().expose_provenance() as u64, bpf_fd: number(object), file_flags: 0 };
+    call(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens what has a name on a bpffs.
+pub(super) fn open_pin(path: &CStr) -> Result<OwnedFd, Errno> {
+    let mut attr = Object { pathname: path.as_ptr().expose_provenance() as u64, bpf_fd: 0, file_flags: 0 };
+    let fd = RawFd::try_from(call(BPF_OBJ_GET, &mut attr)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: BPF_OBJ_GET returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

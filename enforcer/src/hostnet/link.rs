@@ -151,8 +151,8 @@ pub fn interface_addresses(ifindex: u32) -> Result<Vec<IpNetwork>, Error> {
 impl Route {
     /// The interface with this index in the socket's namespace.
     pub(super) fn link(&mut self, ifindex: u32) -> Result<Option<Link>, Error> {
-        // Index 0 would mean "by name".
-        if ifindex == 0 {
+        // Index 0 would mean "by name", and the kernel's are positive ints.
+        if ifindex == 0 || i32::try_from(ifindex).is_err() {
             return Ok(None);
         }
         let op = Op {

@@ -238,7 +238,7 @@ impl Route {
         let message = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
         let found = self.dump(op, &message, |body| {
             let header = tcmsg(body)?;
-            if header.ifindex != ifindex || header.parent != TcHandle::CLSACT.into() {
+            if header.ifindex != ifindex || header.parent != u32::from(TcHandle::CLSACT) {
                 return Ok(None);
             }
             kind_of(body).map(Some)

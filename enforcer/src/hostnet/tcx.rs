@@ -1,6 +1,14 @@
 //! TCX links: programs at a hook by bpf(2), in front of every qdisc and filter (kernel 6.6 and newer).
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
 
 use nix::errno::Errno;
 
@@ -52,6 +60,22 @@ pub fn attach(ifindex: u32, hook: Hook, program: BorrowedFd<'_>) -> Result<Owned
             errno,
         )
     })
+}
+
+/// Gives the link to its pin: it lives for as long as that does.
+///
+/// # Errors
+/// There is something of that name, or no bpffs.
+pub fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    Ok(bpf::pin(link, &CString::new(path.as_os_str().as_bytes())?)?)
+}
+
+/// Opens a pinned link.
+///
+/// # Errors
+/// There is none.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    Ok(bpf::open_pin(&CString::new(path.as_os_str().as_bytes())?)?)
 }
 
 /// Puts another program in the link's place, in one step.

@@ -1,0 +1,272 @@
+//! Attachment: both programs on a host veth, read back from the kernel.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
+
+use aya::programs::{ProgramError, SchedClassifier};
+use verdict::layout::Direction;
+
+use crate::hostnet::{self, Bandwidth, Clsact, Flaw, Hook, ProgramIds, QdiscKind, tcx};
+use crate::kernel::{self, KernelVersion};
+use crate::load::{PROGRAM_EGRESS, PROGRAM_INGRESS};
+use crate::pins::Pins;
+
+/// Name under which our filters stand in `tc filter show`.
+pub const FILTER_NAME: &str = "podgate";
+
+/// How the programs are attached.
+pub use state::AttachMode;
+
+/// Why attaching failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Netlink or bpf(2).
+    #[error(transparent)]
+    Net(#[from] hostnet::Error),
+    /// A pinned program.
+    #[error("open program {path}: {source} (is anything loaded? `podgatectl load` does it)")]
+    Program {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// A link's pin.
+    #[error("pin link {path}: {source}")]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel has no TCX.
+    #[error("attach by tcx: the kernel is {found}, 6.6 is needed (use attachMode clsact)")]
+    NoTcx {
+        /// The running kernel.
+        found: KernelVersion,
+    },
+    /// The kernel's version.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// What stands at the interface.
+    #[error("attach to interface {ifindex}: {found} stands there, and podgate would run behind it or not at all \
+             (put podgate behind the bandwidth plugin in the chain, or remove what stands there)")]
+    InTheWay {
+        /// Host veth.
+        ifindex: u32,
+        /// What.
+        found: String,
+    },
+    /// Read back and found wrong.
+    #[error("read back attachment of interface {ifindex}: {flaw}")]
+    ReadBack {
+        /// Host veth.
+        ifindex: u32,
+        /// What is wrong.
+        flaw: Flaw,
+    },
+}
+
+/// The two pinned programs, open.
+#[derive(Debug)]
+pub struct Programs {
+    pins: Pins,
+    ingress: SchedClassifier,
+    egress: SchedClassifier,
+    ids: ProgramIds,
+}
+
+/// What attaching did, for its undo.
+#[derive(Debug)]
+pub struct Attached {
+    ifindex: u32,
+    /// How it is attached.
+    pub mode: AttachMode,
+    made_qdisc: bool,
+    replaced: Option<Bandwidth>,
+}
+
+const HOOKS: [(Hook, Direction); 2] = [(Hook::Egress, Direction::Ingress), (Hook::Ingress, Direction::Egress)];
+
+impl Programs {
+    /// Opens the pinned programs.
+    ///
+    /// # Errors
+    /// If nothing is loaded.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        let open = |name| {
+            let path = pins.program(name);
+            SchedClassifier::from_pin(&path).map_err(|e| Error::Program { path, source: Box::new(e) })
+        };
+        let (ingress, egress) = (open(PROGRAM_INGRESS)?, open(PROGRAM_EGRESS)?);
+        // The hooks are the host's: what goes to the pod leaves by the veth's egress.
+        let ids = ProgramIds {
+            egress: tcx::prog_id(fd(pins, &ingress, PROGRAM_INGRESS)?)?,
+            ingress: tcx::prog_id(fd(pins, &egress, PROGRAM_EGRESS)?)?,
+        };
+        Ok(Self { pins: pins.clone(), ingress, egress, ids })
+    }
+
+    /// The kernel's numbers of the programs, by hook.
+    pub fn ids(&self) -> ProgramIds {
+        self.ids
+    }
+
+    fn at(&self, direction: Direction) -> Result<BorrowedFd<'_>, Error> {
+        match direction {
+            Direction::Ingress => fd(&self.pins, &self.ingress, PROGRAM_INGRESS),
+            Direction::Egress => fd(&self.pins, &self.egress, PROGRAM_EGRESS),
+        }
+    }
+
+    /// Attaches both programs and reads them back. A repeated call renews the attachment in place.
+    ///
+    /// # Errors
+    /// If they would not be the first to run; what was done is undone then.
+    pub fn attach(&self, ifindex: u32, mode: AttachMode) -> Result<Attached, Error> {
+        let attached = match mode {
+            AttachMode::Tcx => self.attach_tcx(ifindex)?,
+            AttachMode::Clsact => self.attach_clsact(ifindex)?,
+        };
+        match self.verify(ifindex, attached.mode) {
+            Ok(None) => Ok(attached),
+            Ok(Some(flaw)) => {
+                let _ = self.detach(&attached);
+                Err(Error::ReadBack { ifindex, flaw })
+            }
+            Err(e) => {
+                let _ = self.detach(&attached);
+                Err(e)
+            }
+        }
+    }
+
+    /// Reads the attachment back: right hooks, our programs, nothing in front. `None` = in force.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn verify(&self, ifindex: u32, mode: AttachMode) -> Result<Option<Flaw>, Error> {
+        Ok(match mode {
+            AttachMode::Clsact => hostnet::check_clsact(ifindex, self.ids)?,
+            AttachMode::Tcx => hostnet::check_tcx(ifindex, self.ids)?,
+        })
+    }
+
+    /// Takes an attachment off again: the undo of [`Self::attach`].
+    ///
+    /// # Errors
+    /// The first failure; the rest is tried all the same.
+    pub fn detach(&self, attached: &Attached) -> Result<(), Error> {
+        let ifindex = attached.ifindex;
+        if attached.mode == AttachMode::Tcx {
+            return self.forget_links(ifindex);
+        }
+        if let Some(bandwidth) = &attached.replaced {
+            return Ok(bandwidth.restore()?);
+        }
+        if attached.made_qdisc {
+            return Ok(hostnet::del_clsact(ifindex)?);
+        }
+        let mut first = Ok(());
+        for (hook, _) in HOOKS {
+            first = first.and(hostnet::del_filter(ifindex, hook).map_err(Error::from));
+        }
+        first
+    }
+
+    /// Removes the pins of an interface's TCX links, which ends them. None is fine.
+    ///
+    /// # Errors
+    /// If a pin cannot be removed.
+    pub fn forget_links(&self, ifindex: u32) -> Result<(), Error> {
+        for (_, direction) in HOOKS {
+            let path = self.pins.link(ifindex, direction);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(Error::Pin { path, source }),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_clsact(&self, ifindex: u32) -> Result<Attached, Error> {
+        let mut attached = Attached { ifindex, mode: AttachMode::Clsact, made_qdisc: false, replaced: None };
+        match hostnet::ensure_clsact(ifindex) {
+            Ok(made) => attached.made_qdisc = made == Clsact::Created,
+            Err(hostnet::Error::QdiscInTheWay { kind: QdiscKind::Ingress, .. }) => {
+                return self.attach_beside_ingress_qdisc(ifindex);
+            }
+            Err(e) => return Err(e.into()),
+        }
+        for (hook, direction) in HOOKS {
+            let put = self.at(direction).and_then(|program| {
+                hostnet::put_filter(ifindex, hook, program, FILTER_NAME).map_err(Error::from)
+            });
+            if let Err(e) = put {
+                let _ = self.detach(&attached);
+                return self.tcx_instead(ifindex, e);
+            }
+        }
+        // An earlier filter: from 6.6 TCX runs before it; below, there is no place in front of it.
+        if let Some(flaw @ Flaw::InFront { .. }) = hostnet::check_clsact(ifindex, self.ids)? {
+            let _ = self.detach(&attached);
+            return self.tcx_instead(ifindex, Error::ReadBack { ifindex, flaw });
+        }
+        Ok(attached)
+    }
+
+    /// Another user's filter or qdisc stands first: TCX runs before both, where the kernel has it.
+    fn tcx_instead(&self, ifindex: u32, cause: Error) -> Result<Attached, Error> {
+        if tcx::supported() { self.attach_tcx(ifindex) } else { Err(cause) }
+    }
+
+    fn attach_beside_ingress_qdisc(&self, ifindex: u32) -> Result<Attached, Error> {
+        if tcx::supported() {
+            return self.attach_tcx(ifindex);
+        }
+        let Some(bandwidth) = Bandwidth::detect(ifindex)? else {
+            return Err(Error::InTheWay { ifindex, found: "an ingress qdisc that is not the bandwidth plugin's".into() });
+        };
+        let (to_pod, from_pod) = (self.at(Direction::Ingress)?, self.at(Direction::Egress)?);
+        bandwidth.replace(from_pod, to_pod, FILTER_NAME)?;
+        Ok(Attached { ifindex, mode: AttachMode::Clsact, made_qdisc: false, replaced: Some(bandwidth) })
+    }
+
+    fn attach_tcx(&self, ifindex: u32) -> Result<Attached, Error> {
+        if !tcx::supported() {
+            return Err(Error::NoTcx { found: KernelVersion::running()? });
+        }
+        let attached = Attached { ifindex, mode: AttachMode::Tcx, made_qdisc: false, replaced: None };
+        for (hook, direction) in HOOKS {
+            if let Err(e) = self.put_link(ifindex, hook, direction) {
+                let _ = self.detach(&attached);
+                return Err(e);
+            }
+        }
+        Ok(attached)
+    }
+
+    /// A link that is pinned and alive is updated in place; otherwise a new one is made and given to its pin.
+    fn put_link(&self, ifindex: u32, hook: Hook, direction: Direction) -> Result<(), Error> {
+        let path = self.pins.link(ifindex, direction);
+        if let Ok(link) = tcx::open_pin(&path) {
+            let alive = tcx::link_info(link.as_fd()).is_ok_and(|i| i.ifindex == Some(ifindex) && i.hook == hook);
+            if alive {
+                return Ok(tcx::update(link.as_fd(), self.at(direction)?)?);
+            }
+            fs::remove_file(&path).map_err(|source| Error::Pin { path: path.clone(), source })?;
+        }
+        let link = tcx::attach(ifindex, hook, self.at(direction)?)?;
+        tcx::pin(link.as_fd(), &path).map_err(|source| Error::Pin { path, source })
+    }
+}
+
+fn fd<'a>(pins: &Pins, program: &'a SchedClassifier, name: &str) -> Result<BorrowedFd<'a>, Error> {
+    program
+        .fd()
+        .map(|f| f.as_fd())
+        .map_err(|e| Error::Program { path: pins.program(name), source: Box::new(e) })
+}

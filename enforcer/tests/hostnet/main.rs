@@ -1,0 +1,16 @@
+//! `enforcer::hostnet` and `enforcer::bpffs` on the real kernel: run as root.
+//!
+//! Each test is a "host" namespace of its own with random names, so all run beside each other. What the crate
+//! says is held against `ip`, `tc`, the kernel's fdinfo and packets.
+
+mod bandwidth;
+mod bpffs;
+mod cost;
+mod discovery;
+mod filters;
+mod links;
+mod netns;
+mod program;
+mod tcx;
+mod watch;
+mod world;
