@@ -4,108 +4,27 @@
 //! with [`Store::read_document`], which checks owner, mode, kind and size again on the open file.
 
 use std::{
-    borrow::Borrow,
     collections::BTreeMap,
-    ffi::OsStr,
-    fmt,
     fs::{self, Metadata},
     io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Error, Store,
+    Error, RelPath, Store,
     file::{self, Durability},
     layout,
+    relpath::is_document,
 };
 
 /// Folders inside folders that are looked into.
 pub const MAX_DEPTH: usize = 16;
 /// Time stamps of files move in steps of the kernel's tick (at most 10 ms); two writes in one look the same.
 const RACY: Duration = Duration::from_millis(50);
-
-/// A path below `policies/`, with `/` between its parts. A name that is not UTF-8 has `%XX` for each byte beyond ASCII.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RelPath(String);
-
-impl RelPath {
-    /// A path as text; `None` unless it is relative, clean and without hidden parts.
-    #[must_use]
-    pub fn new(path: &str) -> Option<Self> {
-        let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\0');
-        path.split('/').all(part).then(|| Self(path.to_owned()))
-    }
-
-    /// As text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether its name ends as a document's does: `.json`, `.yaml`, `.yml`.
-    #[must_use]
-    pub fn is_document(&self) -> bool {
-        is_document(OsStr::new(&self.0))
-    }
-
-    fn child(&self, name: &OsStr) -> Self {
-        let name = match name.to_str() {
-            Some(name) => name.to_owned(),
-            None => name
-                .as_bytes()
-                .iter()
-                .map(|byte| {
-                    if byte.is_ascii() {
-                        char::from(*byte).to_string()
-                    } else {
-                        format!("%{byte:02X}")
-                    }
-                })
-                .collect(),
-        };
-        Self(if self.0.is_empty() {
-            name
-        } else {
-            format!("{}/{name}", self.0)
-        })
-    }
-
-    fn ancestors(&self) -> impl Iterator<Item = &str> {
-        self.0.match_indices('/').map(|(index, _)| &self.0[..index])
-    }
-}
-
-impl TryFrom<String> for RelPath {
-    type Error = &'static str;
-
-    fn try_from(path: String) -> Result<Self, Self::Error> {
-        Self::new(&path).ok_or("a path must be relative, clean and without hidden parts")
-    }
-}
-
-impl From<RelPath> for String {
-    fn from(path: RelPath) -> Self {
-        path.0
-    }
-}
-
-impl fmt::Display for RelPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Borrow<str> for RelPath {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
 
 /// What stat(2) says of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -170,10 +89,10 @@ impl Listing {
     /// The state of a path: its own, or that of a folder above it that is not looked into. `None` = it is gone.
     #[must_use]
     pub fn state_of(&self, path: &RelPath) -> Option<&FileState> {
+        let closed = |state: &&FileState| !matches!(state, FileState::Readable(_));
         let above = || {
-            path.ancestors()
-                .chain([""])
-                .find_map(|folder| self.files.get(folder))
+            let mut folders = path.ancestors().chain([""]);
+            folders.find_map(|folder| self.files.get(folder).filter(closed))
         };
         self.files.get(path).or_else(above)
     }
@@ -199,12 +118,7 @@ impl Store {
     /// None for what is below: a `policies/` that is itself unsafe or unreadable is the entry with the empty path.
     pub fn scan_documents(&self) -> Result<Listing, Error> {
         let mut files = BTreeMap::new();
-        scan(
-            &self.layout().policies(),
-            &RelPath(String::new()),
-            0,
-            &mut files,
-        );
+        scan(&self.layout().policies(), &RelPath::root(), 0, &mut files);
         let digest = digest(&files);
         Ok(Listing { files, digest })
     }
@@ -233,13 +147,18 @@ impl Store {
         let policies = self.layout().policies();
         file::check_folder(&policies)?;
         path.ancestors().try_for_each(|folder| {
-            let folder = policies.join(folder);
-            let metadata = fs::symlink_metadata(&folder)
-                .map_err(|source| file::Error::io("stat", &folder, source))?;
-            if !metadata.is_dir() {
-                return Err(file::Error::NotAFolder { path: folder });
+            let path = policies.join(folder);
+            let metadata = fs::symlink_metadata(&path)
+                .map_err(|source| file::Error::io("stat", &path, source))?;
+            if metadata.is_dir() {
+                return file::check_owner(&path, &metadata);
             }
-            file::check_owner(&folder, &metadata)
+            // Nothing is below a file; what is below a link is not looked at.
+            Err(if metadata.is_symlink() {
+                file::Error::NotAFolder { path }
+            } else {
+                file::Error::Missing { op: "list", path }
+            })
         })
     }
 
@@ -269,12 +188,6 @@ impl layout::Layout {
     pub fn document(&self, path: &RelPath) -> PathBuf {
         self.policies().join(path.as_str())
     }
-}
-
-fn is_document(name: &OsStr) -> bool {
-    [".json", ".yaml", ".yml"]
-        .iter()
-        .any(|suffix| name.as_bytes().ends_with(suffix.as_bytes()))
 }
 
 fn scan(folder: &Path, relative: &RelPath, depth: usize, files: &mut BTreeMap<RelPath, FileState>) {
@@ -374,8 +287,8 @@ fn bad(error: &file::Error) -> FileState {
 fn digest(files: &BTreeMap<RelPath, FileState>) -> String {
     let mut digest = Sha256::new();
     for (path, state) in files {
-        digest.update((path.0.len() as u64).to_le_bytes());
-        digest.update(path.0.as_bytes());
+        digest.update((path.as_str().len() as u64).to_le_bytes());
+        digest.update(path.as_str().as_bytes());
         match state {
             FileState::Readable(document) => {
                 digest.update([0]);

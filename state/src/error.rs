@@ -65,7 +65,8 @@ impl Error {
         match self {
             Self::File(error)
             | Self::Lock(lock::Error::File(error))
-            | Self::Node(node::Error::File(error)) => Some(error),
+            | Self::Node(node::Error::File(error))
+            | Self::Watch(watch::Error::File(error)) => Some(error),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Atomic replacement and guarded reading of single files.
 //!
-//! A temp file is named `.<name>.<pid>.<counter>.tmp` in the folder of its target: the leading dot hides it from every
+//! A temp file is named `.<name>.<pid>.<clock>.<counter>.tmp` in the folder of its target: the leading dot hides it from every
 //! reader, and [`sweep_temps`] removes what a crash left.
 
 use std::{
@@ -10,10 +10,14 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use nix::{fcntl::OFlag, libc, unistd::geteuid};
+
+mod error;
+
+pub use error::Error;
 
 /// How much one file may hold; beyond it the file is refused unread.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -22,117 +26,6 @@ pub const MAX_FILE_BYTES: u64 = 64 << 20;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
-
-/// What could not be done with a file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The file system is mounted read-only.
-    #[error("{op} {}: the file system is read-only; mount it writable or set another stateDir", path.display())]
-    ReadOnly {
-        /// What was tried.
-        op: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-    },
-    /// No space, no inode or no quota left.
-    #[error("{op} {}: no space left; free some on its file system", path.display())]
-    NoSpace {
-        /// What was tried.
-        op: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-    },
-    /// The kernel forbids it: not root, or an immutable file.
-    #[error("{op} {}: permission denied; run as root and check lsattr", path.display())]
-    Denied {
-        /// What was tried.
-        op: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-    },
-    /// It is not there.
-    #[error("{op} {}: not found", path.display())]
-    Missing {
-        /// What was tried.
-        op: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-    },
-    /// Somebody else could have written it.
-    #[error(
-        "read {}: owner {uid}, mode {mode:03o}: only what root alone can write is read; chown root and chmod go-w it",
-        path.display()
-    )]
-    Unsafe {
-        /// The file or folder.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It holds more than [`MAX_FILE_BYTES`].
-    #[error("read {}: more than {limit} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The bound.
-        limit: u64,
-    },
-    /// A directory, socket, pipe or device where a file should be.
-    #[error("read {}: not a regular file", path.display())]
-    NotAFile {
-        /// What is there.
-        path: PathBuf,
-    },
-    /// A file where a folder should be.
-    #[error("read {}: not a folder", path.display())]
-    NotAFolder {
-        /// What is there.
-        path: PathBuf,
-    },
-    /// Anything else the kernel said.
-    #[error("{op} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        op: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-impl Error {
-    /// Sort the kernel's error into what a caller can act on.
-    #[must_use]
-    pub fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
-        let path = path.to_owned();
-        match source.raw_os_error() {
-            Some(libc::EROFS) => Self::ReadOnly { op, path },
-            Some(libc::ENOSPC | libc::EDQUOT) => Self::NoSpace { op, path },
-            Some(libc::EACCES | libc::EPERM) => Self::Denied { op, path },
-            Some(libc::ENOENT) => Self::Missing { op, path },
-            _ => Self::Io { op, path, source },
-        }
-    }
-
-    /// The store cannot be changed at all just now (read-only, full, denied): what only had to tidy up may go on.
-    #[must_use]
-    pub fn is_unwritable(&self) -> bool {
-        matches!(
-            self,
-            Self::ReadOnly { .. } | Self::NoSpace { .. } | Self::Denied { .. }
-        )
-    }
-
-    /// The file or folder is not there.
-    #[must_use]
-    pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Missing { .. })
-    }
-}
 
 /// Whether a write must outlive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,8 +197,9 @@ pub fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().first() == Some(&b'.')
 }
 
-/// Remove temp files older than `age` from a folder: a crash left them. Returns how many.
-pub fn sweep_temps(folder: &Path, age: Duration) -> Result<usize, Error> {
+/// Remove our temp files older than `age` from a folder and, `depth` levels down, those in it: a crash left them.
+/// Returns how many.
+pub fn sweep_temps(folder: &Path, depth: usize, age: Duration) -> Result<usize, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -313,28 +207,38 @@ pub fn sweep_temps(folder: &Path, age: Duration) -> Result<usize, Error> {
     };
     let mut removed = 0;
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        if !is_temp(&name) {
+        // Of the entry itself: a link is not followed. What vanished meanwhile needs no sweeping.
+        let Ok(metadata) = entry.metadata() else {
             continue;
+        };
+        if metadata.is_dir() && depth > 0 && !is_hidden(&entry.file_name()) {
+            removed += sweep_temps(&entry.path(), depth - 1, age)?;
         }
-        let old = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .is_ok_and(|modified| {
-                SystemTime::now()
-                    .duration_since(modified)
-                    .unwrap_or_default()
-                    >= age
-            });
-        if old && remove(&entry.path(), Durability::Volatile)? {
+        let old = metadata
+            .modified()
+            .is_ok_and(|modified| modified.elapsed().unwrap_or_default() >= age);
+        if metadata.is_file()
+            && old
+            && is_temp(&entry.file_name())
+            && remove(&entry.path(), Durability::Volatile)?
+        {
             removed += 1;
         }
     }
     Ok(removed)
 }
 
+/// Whether a name is one of [`temp_path`]'s; other people's hidden files are left alone.
 fn is_temp(name: &OsStr) -> bool {
-    is_hidden(name) && name.as_encoded_bytes().ends_with(b".tmp")
+    let Some(name) = name
+        .to_str()
+        .and_then(|name| name.strip_prefix('.')?.strip_suffix(".tmp"))
+    else {
+        return false;
+    };
+    let number = |part: &str| part.parse::<u64>().is_ok();
+    let mut parts = name.rsplit('.');
+    (0..3).all(|_| parts.next().is_some_and(number)) && parts.next().is_some()
 }
 
 fn write_temp(path: &Path, bytes: &[u8], durability: Durability) -> Result<PathBuf, Error> {

@@ -341,3 +341,134 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
             text
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(path: &Path) -> &str {
+        path.file_name().unwrap().to_str().unwrap()
+    }
+
+    #[test]
+    fn plain_ids_stay_readable() {
+        let layout = Layout::new("/s");
+        let [plain, _] = layout.record("0Ab_c.d-e", "eth0").unwrap();
+        assert_eq!(plain, Path::new("/s/pods/0Ab_c.d-e_eth0.json"));
+        assert_eq!(
+            layout.workload("ns", "web-0.a").unwrap(),
+            Path::new("/s/workloads/ns/web-0.a.json")
+        );
+        assert_eq!(
+            layout.cluster_policy("ns", "p").unwrap(),
+            Path::new("/s/policies/cluster/ns/p.json")
+        );
+        assert_eq!(
+            layout.status_file("index").unwrap(),
+            Path::new("/s/status/index.json")
+        );
+    }
+
+    #[test]
+    fn ids_that_could_leave_their_folder_are_refused() {
+        let layout = Layout::new("/s");
+        for id in [
+            "",
+            "a/b",
+            "../x",
+            ".a",
+            "-a",
+            "_a",
+            "a b",
+            "a\0",
+            "ä",
+            &"a".repeat(MAX_ID + 1),
+        ] {
+            assert!(layout.record(id, "eth0").is_err(), "{id:?}");
+            assert!(check_container_id(id).is_err(), "{id:?}");
+        }
+        for ifname in ["", ".", "..", "a/b", "a:b", "a b", "sixteen-bytes-xx"] {
+            assert!(layout.record("a", ifname).is_err(), "{ifname:?}");
+        }
+        for id in ["..", "a/b", "/etc/passwd", ".hidden"] {
+            let path = layout.workload(id, id).unwrap();
+            assert_eq!(
+                path.strip_prefix("/s/workloads").unwrap().iter().count(),
+                2,
+                "{path:?}"
+            );
+            assert!(!name(&path).starts_with('.'));
+        }
+    }
+
+    #[test]
+    fn the_error_says_what_and_why() {
+        let error = check_container_id("a/b").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "name container id \"a/b\": only letters, digits, '_', '.' and '-' are allowed"
+        );
+    }
+
+    #[test]
+    fn names_of_any_length_fit() {
+        let layout = Layout::new("/s");
+        let long = "a".repeat(MAX_ID);
+        let [plain, taken] = layout.record(&long, "eth0").unwrap();
+        assert_eq!(plain, taken);
+        assert!(name(&plain).starts_with(&Layout::record_prefix(&long).unwrap()));
+        for id in [253, 300, 4096].map(|length| "ä".repeat(length / 2)) {
+            assert!(name(&layout.workload("ns", &id).unwrap()).len() <= 200);
+            assert!(name(&layout.applied_document(&id).unwrap()).len() <= 200);
+        }
+        assert_ne!(
+            layout.record(&long[1..], "a").unwrap(),
+            layout.record(&long[1..], "b").unwrap()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn components_come_back(id in ".{1,60}") {
+            prop_assume!(!id.contains('\0'));
+            let name = component("id", &id).unwrap();
+            prop_assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'));
+            prop_assert!(!name.starts_with('.') && name.len() <= 255 - ".json".len());
+            match decode(&name) {
+                Some(back) => prop_assert_eq!(back, id),
+                None => prop_assert!(name.contains('~')),
+            }
+        }
+
+        #[test]
+        fn decoding_never_panics_and_is_canonical(name in ".{0,80}") {
+            if let Some(id) = decode(&name) {
+                prop_assert_eq!(encode(&id), name);
+            }
+        }
+
+        #[test]
+        fn different_endpoints_have_different_second_names(
+            ids in proptest::collection::hash_set(("[a-c_.-]{0,4}", "[a-c_]{1,4}"), 2..40),
+        ) {
+            let layout = Layout::new("/s");
+            let names: HashSet<_> = ids.iter()
+                .map(|(id, ifname)| layout.record(&format!("a{id}"), ifname).unwrap()[1].clone())
+                .collect();
+            prop_assert_eq!(names.len(), ids.len());
+        }
+
+        #[test]
+        fn a_record_is_found_by_its_containers_prefix(id in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,300}", ifname in "[a-z0-9@]{1,15}") {
+            let prefix = Layout::record_prefix(&id).unwrap();
+            for path in Layout::new("/s").record(&id, &ifname).unwrap() {
+                prop_assert!(name(&path).starts_with(&prefix));
+                prop_assert!(name(&path).len() <= 255);
+            }
+        }
+    }
+}

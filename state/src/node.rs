@@ -3,9 +3,11 @@
 //! Values are looked at one by one: an error names file and field. An absent file, an absent key and `null` are the
 //! default. Keys that nobody knows are kept, so that writing the file loses nothing.
 
-use std::{fmt, net::IpAddr, path::Path, path::PathBuf, str::FromStr};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use ipnetwork::IpNetwork;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -13,6 +15,11 @@ use crate::{
     file::{self, Durability},
     records::to_json,
 };
+
+mod values;
+
+pub use values::{EnforcingMode, HostSetExclusion, PortRange, Source, UnknownMode};
+use values::{parse_exclusion, parse_range};
 
 /// Bounds of `conntrackCacheTableSize`.
 pub const TABLE_SIZES: std::ops::RangeInclusive<u32> = 32_768..=1_048_576;
@@ -44,126 +51,6 @@ pub enum Error {
         /// What could.
         expected: &'static str,
     },
-}
-
-/// `networkPolicyEnforcingMode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum EnforcingMode {
-    /// Deny where no policy isolates.
-    Strict,
-    /// Allow where no policy isolates.
-    #[default]
-    Standard,
-    /// Not attached at all.
-    None,
-}
-
-impl EnforcingMode {
-    /// As it is written.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Strict => "strict",
-            Self::Standard => "standard",
-            Self::None => "none",
-        }
-    }
-}
-
-impl fmt::Display for EnforcingMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A mode that is none of the three.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("parse networkPolicyEnforcingMode {0:?}: not strict, standard or none")]
-pub struct UnknownMode(pub String);
-
-impl FromStr for EnforcingMode {
-    type Err = UnknownMode;
-
-    fn from_str(text: &str) -> Result<Self, UnknownMode> {
-        [Self::Strict, Self::Standard, Self::None]
-            .into_iter()
-            .find(|mode| text.eq_ignore_ascii_case(mode.as_str()))
-            .ok_or_else(|| UnknownMode(text.to_owned()))
-    }
-}
-
-/// Where documents come from, and so whether a pod must be known before its policy is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Source {
-    /// `podgate-sync` fills the store.
-    Cluster,
-    /// People, `resolve` and tests do.
-    #[default]
-    Files,
-}
-
-impl Source {
-    /// As it is written.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cluster => "cluster",
-            Self::Files => "files",
-        }
-    }
-}
-
-/// Ports, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PortRange {
-    /// The first.
-    pub first: u16,
-    /// The last.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// Kubernetes' default for node ports.
-    pub const NODE_PORTS: Self = Self {
-        first: 30_000,
-        last: 32_767,
-    };
-
-    /// Whether a port is in it.
-    #[must_use]
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-impl Default for PortRange {
-    fn default() -> Self {
-        Self::NODE_PORTS
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-/// What `hostSetExclude` may hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostSetExclusion {
-    /// An address or prefix.
-    Network(IpNetwork),
-    /// All addresses of a device, by its name.
-    Interface(String),
-}
-
-impl fmt::Display for HostSetExclusion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Network(network) => network.fmt(f),
-            Self::Interface(name) => f.write_str(name),
-        }
-    }
 }
 
 /// `node.json`; what is `None` is not said there.
@@ -311,29 +198,6 @@ impl Fields<'_> {
             },
         }
     }
-}
-
-fn parse_range(text: &str) -> Option<PortRange> {
-    let (first, last) = text.split_once('-')?;
-    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
-    let range = PortRange {
-        first: port(first)?,
-        last: port(last)?,
-    };
-    (range.first <= range.last).then_some(range)
-}
-
-fn parse_exclusion(text: &str) -> Option<HostSetExclusion> {
-    if let Ok(network) = text.parse() {
-        return Some(HostSetExclusion::Network(network));
-    }
-    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':');
-    let name = !text.is_empty()
-        && text.len() <= 15
-        && text.bytes().all(plain)
-        && text != "."
-        && text != "..";
-    name.then(|| HostSetExclusion::Interface(text.to_owned()))
 }
 
 impl Store {

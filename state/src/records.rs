@@ -180,17 +180,15 @@ impl Store {
     /// # Errors
     /// A record that cannot be judged: unsafe, unreadable, or of a newer schema.
     pub fn record(&self, container_id: &str, ifname: &str) -> Result<Option<Record>, StoreError> {
-        for path in self.layout().record(container_id, ifname)? {
-            match read(path) {
-                Ok(Some(record)) if record.is(container_id, ifname) => {
-                    return Ok(Some(record).filter(|record| record.boot_id == self.boot_id()));
-                }
-                Ok(_)
-                | Err(Problem {
-                    kind: ProblemKind::Torn(_),
-                    ..
-                }) => {}
-                Err(problem) => return Err(Error::Unusable(problem).into()),
+        let paths = self.layout().record(container_id, ifname)?;
+        match file::check_folder(&self.layout().pods()) {
+            Err(file::Error::Missing { .. }) => return Ok(None),
+            other => other?,
+        }
+        for path in paths {
+            let found = read_whole(&path)?.filter(|record| record.is(container_id, ifname));
+            if let Some(record) = found {
+                return Ok(Some(record).filter(|record| record.boot_id == self.boot_id()));
             }
         }
         Ok(None)
@@ -229,7 +227,8 @@ impl Locked<'_> {
         let [plain, taken] = store
             .layout()
             .record(&record.container_id, &record.ifname)?;
-        let path = if is_anothers(&plain, record)? {
+        // Where it stands already, so that it never stands twice.
+        let path = if holds(&taken, record)? || is_anothers(&plain, record)? {
             taken
         } else {
             plain
@@ -271,16 +270,26 @@ impl Locked<'_> {
     }
 }
 
-/// Whether the file is the whole record of another endpoint of this schema or a newer one.
-fn is_anothers(path: &Path, record: &Record) -> Result<bool, StoreError> {
+/// Whether the file is the record of this endpoint.
+fn holds(path: &Path, record: &Record) -> Result<bool, Error> {
+    let found = read_whole(path)?;
+    Ok(found.is_some_and(|found| found.is(&record.container_id, &record.ifname)))
+}
+
+/// Whether the file is the record of another endpoint.
+fn is_anothers(path: &Path, record: &Record) -> Result<bool, Error> {
+    let found = read_whole(path)?;
+    Ok(found.is_some_and(|found| !found.is(&record.container_id, &record.ifname)))
+}
+
+/// A torn record is none; one that cannot be judged is an error.
+fn read_whole(path: &Path) -> Result<Option<Record>, Error> {
     match read(path.to_owned()) {
-        Ok(Some(found)) => Ok(!found.is(&record.container_id, &record.ifname)),
-        Ok(None)
-        | Err(Problem {
+        Err(Problem {
             kind: ProblemKind::Torn(_),
             ..
-        }) => Ok(false),
-        Err(problem) => Err(Error::Unusable(problem).into()),
+        }) => Ok(None),
+        other => other.map_err(Error::Unusable),
     }
 }
 

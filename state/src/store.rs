@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Error, Layout, clock, file};
+use crate::{Error, Layout, clock, documents::MAX_DEPTH, file};
 
 /// A temp file this old has no writer any more.
 const STALE_TEMP: Duration = Duration::from_secs(60);
@@ -74,12 +74,8 @@ impl Store {
         &self.inner.released_ns
     }
 
-    /// Remove the temp files that crashed writers left in the store's own folders. Returns how many.
+    /// Remove the temp files that crashed writers left anywhere in the store. Returns how many.
     pub fn sweep_temps(&self) -> Result<usize, Error> {
-        let mut removed = 0;
-        for folder in self.layout().folders() {
-            removed += file::sweep_temps(&folder, STALE_TEMP)?;
-        }
-        Ok(removed)
+        Ok(file::sweep_temps(self.root(), MAX_DEPTH + 1, STALE_TEMP)?)
     }
 }

@@ -87,6 +87,12 @@ impl Store {
     /// One pod, `None` when the store does not know it.
     pub fn workload(&self, namespace: &str, pod: &str) -> Result<Option<Workload>, Error> {
         let path = self.layout().workload(namespace, pod)?;
+        for folder in path.ancestors().skip(1).take(2) {
+            match file::check_folder(folder) {
+                Err(file::Error::Missing { .. }) => return Ok(None),
+                other => other?,
+            }
+        }
         read(path, Some(namespace), Some(pod)).map_err(|problem| Error::Content { problem })
     }
 
