@@ -36,6 +36,48 @@ impl Chain {
         }
     }
 
+    /// A list as it stands in a file.
+    ///
+    /// # Panics
+    /// When the text is no configuration list.
+    #[track_caller]
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let list: Value =
+            serde_json::from_str(text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"));
+        let word = |key: &str| list[key].as_str().unwrap_or_default().to_owned();
+        let plugins = list["plugins"]
+            .as_array()
+            .cloned()
+            .unwrap_or_else(|| panic!("no plugins in {list}"));
+        Self {
+            name: word("name"),
+            version: word("cniVersion"),
+            plugins,
+            disable_check: list["disableCheck"] == true,
+        }
+    }
+
+    /// Without the plugins of a type.
+    #[must_use]
+    pub fn without(mut self, plugin: &str) -> Self {
+        self.plugins.retain(|conf| conf["type"] != plugin);
+        self
+    }
+
+    /// Sets a key in the entry of a plugin.
+    #[must_use]
+    pub fn set(mut self, plugin: &str, key: &str, value: Value) -> Self {
+        for conf in self
+            .plugins
+            .iter_mut()
+            .filter(|conf| conf["type"] == plugin)
+        {
+            conf[key] = value.clone();
+        }
+        self
+    }
+
     /// `ptp` with `host-local` in both families, then podgate with the node's folders and `extra` keys.
     #[must_use]
     pub fn ptp(node: &Node, name: &str, extra: Value) -> Self {

@@ -15,6 +15,7 @@
 //! It must not use podgate's own readers to check podgate, except where the reader is what is tested.
 #![forbid(unsafe_code)]
 
+pub mod aws;
 pub mod chain;
 pub mod cmd;
 pub mod companion;
@@ -30,6 +31,7 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
+pub use aws::Ipamd;
 pub use chain::{Chain, CniCall, CniError, Reply};
 pub use cmd::{Cmd, Output};
 pub use companion::Companion;

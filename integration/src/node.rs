@@ -146,10 +146,11 @@ const HOLDER: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns /run/aws-node /run/lock
-mkdir -p /var/lib/cni && mount -t tmpfs -o mode=755 tmpfs /var/lib/cni
+mount -t tmpfs -o mode=755 tmpfs /var/lib
+mount -t tmpfs -o mode=755 tmpfs /var/log
 case $1 in
-Own) mount -t bpf -o mode=700 bpf /sys/fs/bpf ;;
-None) while mountpoint -q /sys/fs/bpf; do umount -l /sys/fs/bpf; done ;;
+Own) mount -t sysfs sysfs /sys; mount -t bpf -o mode=700 bpf /sys/fs/bpf ;;
+None) mount -t sysfs sysfs /sys ;;
 esac
 ip link set lo up
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 $3
@@ -493,10 +494,11 @@ impl Node {
         fs::remove_file(&path).unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
     }
 
-    /// The plugin's log so far.
+    /// The plugin's log so far: the node's file, and that of chains which name none.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log_file).unwrap_or_default()
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+        read(self.log_file.clone()) + &read(self.inside("/var/log/podgate/plugin.log"))
     }
 }
 

@@ -1,12 +1,9 @@
 //! Where the binaries are: podgate's own, the reference CNI plugins, cnitool, Amazon's plugins.
 //!
-//! `PODGATE_BIN_DIR` (default: the workspace's `target/release`) holds podgate's; `CNI_PATH` (default: `$(go env GOPATH)/bin`) the
-//! others, both as `scripts/env.sh` sets them. What is missing is a failure that says how to get it.
+//! `PODGATE_BIN_DIR` (default: the workspace's `target/release`) holds podgate's; `CNI_PATH`, else `PODGATE_CNI_BIN`, else the `bin` of
+//! `PODGATE_CACHE` (default `~/.cache/podgate`, as in `scripts/env.sh`) the others. What is missing is a failure that says how to get it.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-
-use crate::cmd::Cmd;
 
 /// The workspace's root folder.
 #[must_use]
@@ -43,33 +40,18 @@ pub fn podgate(name: &str) -> PathBuf {
 
 /// Folders that hold the reference plugins and cnitool, in order.
 #[must_use]
-pub fn plugin_dirs() -> &'static [PathBuf] {
-    static DIRS: OnceLock<Vec<PathBuf>> = OnceLock::new();
-    DIRS.get_or_init(|| match std::env::var_os("CNI_PATH") {
-        Some(path) if !path.is_empty() => std::env::split_paths(&path).collect(),
-        _ => from_env_sh().or_else(from_gopath).unwrap_or_default(),
-    })
-}
-
-/// What `scripts/env.sh` would put into `CNI_PATH`.
-fn from_env_sh() -> Option<Vec<PathBuf>> {
-    let script = workspace().join("scripts/env.sh");
-    if !script.is_file() {
-        return None;
+pub fn plugin_dirs() -> Vec<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(path) = variable("CNI_PATH") {
+        return std::env::split_paths(&path).collect();
     }
-    let line = format!(
-        ". '{}' >/dev/null 2>&1; printf %s \"${{CNI_PATH:-}}\"",
-        script.display()
-    );
-    let path = Cmd::new("bash").args(["-c", &line]).run().stdout;
-    (!path.is_empty()).then(|| std::env::split_paths(&path).collect())
-}
-
-fn from_gopath() -> Option<Vec<PathBuf>> {
-    let output = Cmd::new("go").args(["env", "GOPATH"]).run();
-    output
-        .success()
-        .then(|| vec![PathBuf::from(output.stdout.trim()).join("bin")])
+    if let Some(dir) = variable("PODGATE_CNI_BIN") {
+        return vec![dir.into()];
+    }
+    let home = || PathBuf::from(variable("HOME").unwrap_or_else(|| "/root".into()));
+    let caches = || variable("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    let cache = variable("PODGATE_CACHE").map_or_else(|| caches().join("podgate"), PathBuf::from);
+    vec![cache.join("bin")]
 }
 
 /// A CNI plugin by type, or cnitool.
@@ -89,7 +71,7 @@ pub fn plugin(name: &str) -> PathBuf {
 
 fn find(name: &str) -> Option<PathBuf> {
     plugin_dirs()
-        .iter()
+        .into_iter()
         .map(|dir| dir.join(name))
         .find(|path| path.is_file())
 }
@@ -97,7 +79,7 @@ fn find(name: &str) -> Option<PathBuf> {
 /// `CNI_PATH` for a runtime: podgate's folder, then the plugins'.
 #[must_use]
 pub fn cni_path() -> String {
-    let dirs = std::iter::once(podgate_bin_dir()).chain(plugin_dirs().iter().cloned());
+    let dirs = std::iter::once(podgate_bin_dir()).chain(plugin_dirs());
     dirs.map(|dir| dir.display().to_string())
         .collect::<Vec<_>>()
         .join(":")

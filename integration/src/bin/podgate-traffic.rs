@@ -384,7 +384,7 @@ fn flood(to: &[SocketAddr], rate: u64) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let (reports, stop) = (Arc::clone(&reports), Arc::clone(&stop));
         threads.push(std::thread::spawn(move || {
-            generate(&socket, to, rate, &reports, &stop)
+            generate(&socket, to, rate, &reports, &stop);
         }));
     }
     say(&json!({"event": "ready"}));
