@@ -14,6 +14,7 @@ pub mod clock;
 pub mod endpoint;
 pub mod hostnet;
 pub mod kernel;
+pub mod live;
 pub mod load;
 pub mod maps;
 pub mod pins;
