@@ -73,25 +73,7 @@ pub enum Error {
 /// # Errors
 /// See [`Error`]; nothing is mounted or made outside a bpffs where it cannot be used.
 pub fn ensure(dir: &Path) -> Result<(), Error> {
-    let plain = dir
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    if !dir.is_absolute() || !plain {
-        return Err(Error::NotAbsolute {
-            path: dir.to_owned(),
-        });
-    }
-    if !is_bpffs(existing(dir)?)? {
-        let usual = Path::new(USUAL);
-        let mount_point = if dir.starts_with(usual) { usual } else { dir };
-        if let Some(reason) = out_of_reach(mount_point)? {
-            let (path, mount_point) = (dir.to_owned(), mount_point.to_owned());
-            return Err(Error::OutOfReach {
-                path,
-                mount_point,
-                reason,
-            });
-        }
+    if let Some(mount_point) = missing(dir)? {
         make(mount_point)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(
@@ -107,6 +89,39 @@ pub fn ensure(dir: &Path) -> Result<(), Error> {
         })?;
     }
     make(dir)
+}
+
+/// Whether [`ensure`] would find or mount a bpffs; changes nothing.
+///
+/// # Errors
+/// What [`ensure`] would refuse before it mounts anything.
+pub fn check(dir: &Path) -> Result<(), Error> {
+    missing(dir).map(drop)
+}
+
+/// Where a bpffs has to be mounted for `dir`; `None` = it is on one.
+fn missing(dir: &Path) -> Result<Option<&Path>, Error> {
+    let plain = dir
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !dir.is_absolute() || !plain {
+        return Err(Error::NotAbsolute {
+            path: dir.to_owned(),
+        });
+    }
+    if is_bpffs(existing(dir)?)? {
+        return Ok(None);
+    }
+    let usual = Path::new(USUAL);
+    let mount_point = if dir.starts_with(usual) { usual } else { dir };
+    match out_of_reach(mount_point)? {
+        None => Ok(Some(mount_point)),
+        Some(reason) => Err(Error::OutOfReach {
+            path: dir.to_owned(),
+            mount_point: mount_point.to_owned(),
+            reason,
+        }),
+    }
 }
 
 /// Whether `dir` exists and is on a bpffs.
@@ -143,31 +158,29 @@ fn make(dir: &Path) -> Result<(), Error> {
 }
 
 /// Why a mount on `point` would not be seen in pid 1's mount namespace; none = it would.
+///
+/// Read from the two mountinfo files alone: ids of mounts are unique over all namespaces, and /proc/1/ns/mnt
+/// takes a right to trace pid 1 that not every root has.
 fn out_of_reach(point: &Path) -> Result<Option<&'static str>, Error> {
-    let group = peer_group(&read("/proc/self/mountinfo")?, existing(point)?);
-    if namespace("/proc/self/ns/pid")? != FIRST_PID_NS {
-        // Pid 1 may be a container's. Only a mount that is shared (Bidirectional) leaves it.
-        return Ok(match group {
-            Some(_) => None,
-            None => Some("this is a container and the mount is not shared with the node"),
-        });
-    }
-    if namespace("/proc/self/ns/mnt")? == namespace("/proc/1/ns/mnt")? {
-        return Ok(None);
-    }
-    let Some(group) = group else {
+    let own = read("/proc/self/mountinfo")?;
+    let Some(holder) = holder(&own, existing(point)?) else {
         return Ok(Some(
-            "this is a mount namespace of its own, as under `ip netns exec`",
+            "the mount that holds it is not in /proc/self/mountinfo",
         ));
     };
-    let shared = peer_groups(&read("/proc/1/mountinfo")?).any(|(_, theirs)| theirs == group);
-    Ok((!shared)
-        .then_some("this is a mount namespace of its own that shares with another one only"))
-}
-
-fn namespace(path: &str) -> Result<u64, Error> {
-    let meta = fs::metadata(path).map_err(|source| fail("look at", Path::new(path), source))?;
-    Ok(meta.ino())
+    let pid_ns = Path::new("/proc/self/ns/pid");
+    let pid_ns = fs::metadata(pid_ns).map_err(|source| fail("look at", pid_ns, source))?;
+    if pid_ns.ino() != FIRST_PID_NS {
+        // Pid 1 may be the container's own. Only a mount that is shared (Bidirectional) leaves it.
+        let private = "this is a container and the mount is not shared with the node";
+        return Ok(holder.group.is_none().then_some(private));
+    }
+    let nodes = read("/proc/1/mountinfo")?;
+    let reached = mounts(&nodes).any(|mount| {
+        mount.id == holder.id || (mount.group.is_some() && mount.group == holder.group)
+    });
+    let private = "this is a mount namespace of its own, as under `ip netns exec`";
+    Ok((!reached).then_some(private))
 }
 
 fn read(path: &str) -> Result<String, Error> {
@@ -176,34 +189,37 @@ fn read(path: &str) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The peer group of the mount that holds `path`, if it is shared.
-fn peer_group(mountinfo: &str, path: &Path) -> Option<u32> {
-    let mut best: Option<(usize, Option<u32>)> = None;
-    for (point, group) in mounts(mountinfo) {
-        let depth = Path::new(&point).components().count();
-        // A later mount on the same point covers the earlier one.
-        if path.starts_with(&point) && best.is_none_or(|(deepest, _)| depth >= deepest) {
-            best = Some((depth, group));
-        }
-    }
-    best.and_then(|(_, group)| group)
+/// A line of mountinfo (proc_pid_mountinfo(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct MountLine {
+    id: u32,
+    point: PathBuf,
+    /// The peer group, where the mount is shared.
+    group: Option<u32>,
 }
 
-fn peer_groups(mountinfo: &str) -> impl Iterator<Item = (String, u32)> {
-    mounts(mountinfo).filter_map(|(point, group)| Some((point, group?)))
-}
-
-/// Mount point and peer group of each line (proc_pid_mountinfo(5)).
-fn mounts(mountinfo: &str) -> impl Iterator<Item = (String, Option<u32>)> {
-    mountinfo.lines().filter_map(|line| {
+impl MountLine {
+    fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(' ');
-        let point = unescape(fields.nth(4)?);
+        let id = fields.next()?.parse().ok()?;
+        let point = PathBuf::from(unescape(fields.nth(3)?));
         let group = fields
             .skip(1)
             .take_while(|field| *field != "-")
             .find_map(|field| field.strip_prefix("shared:")?.parse().ok());
-        Some((point, group))
-    })
+        Some(Self { id, point, group })
+    }
+}
+
+fn mounts(mountinfo: &str) -> impl Iterator<Item = MountLine> {
+    mountinfo.lines().filter_map(MountLine::parse)
+}
+
+/// The mount that holds `path`: the deepest, and of several on one point the last, which covers the others.
+fn holder(mountinfo: &str, path: &Path) -> Option<MountLine> {
+    mounts(mountinfo)
+        .filter(|mount| path.starts_with(&mount.point))
+        .max_by_key(|mount| mount.point.components().count())
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash.
@@ -243,14 +259,13 @@ broken line
 
     #[test]
     fn the_deepest_and_latest_mount_decides() {
-        assert_eq!(peer_group(MOUNTINFO, Path::new("/var/lib")), Some(1));
-        assert_eq!(peer_group(MOUNTINFO, Path::new("/sys/fs")), Some(7));
-        assert_eq!(
-            peer_group(MOUNTINFO, Path::new("/sys/fs/bpf/podgate")),
-            None
-        );
-        assert_eq!(peer_group(MOUNTINFO, Path::new("/sysfs")), Some(1));
-        assert_eq!(peer_group(MOUNTINFO, Path::new("/with space/x")), Some(9));
+        let of = |path| holder(MOUNTINFO, Path::new(path)).map(|mount| (mount.id, mount.group));
+        assert_eq!(of("/var/lib"), Some((21, Some(1))));
+        assert_eq!(of("/sys/fs"), Some((22, Some(7))));
+        assert_eq!(of("/sys/fs/bpf/podgate"), Some((23, None)));
+        assert_eq!(of("/sysfs"), Some((21, Some(1))));
+        assert_eq!(of("/with space/x"), Some((25, Some(9))));
+        assert_eq!(holder("", Path::new("/")), None);
     }
 
     #[test]

@@ -38,17 +38,20 @@ const TCA_ACT_HW_STATS: u16 = 8;
 const TCA_ACT_USED_HW_STATS: u16 = 9;
 
 /// An interface whose ingress place looks exactly as the bandwidth plugin leaves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bandwidth {
     ifindex: u32,
     redirect: Redirect,
 }
 
 /// The one filter: everything to `ifb`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Redirect {
     ifb: u32,
     class: Option<u32>,
+    /// What each action says once it has redirected. The plugin's netlink library turns the one redirect that
+    /// the plugin asks for into two, of which the second is never reached; older versions make one.
+    controls: Vec<TcActionType>,
 }
 
 /// A line of the list of filters.
@@ -62,7 +65,7 @@ enum Seen {
 
 impl Bandwidth {
     /// Whether the interface has a plain `ingress` qdisc that holds exactly the plugin's filter: u32, priority 1,
-    /// all protocols, matching everything, its only action a redirect to an ifb. Anything else is none.
+    /// all protocols, matching everything, nothing but a redirect to one ifb. Anything else is none.
     ///
     /// # Errors
     /// The kernel cannot be asked.
@@ -172,32 +175,36 @@ impl Bandwidth {
 }
 
 impl Redirect {
-    fn options(self) -> Vec<TcOption> {
+    fn options(&self) -> Vec<TcOption> {
         let mut selector = TcU32Selector::default();
         selector.flags = TcU32SelectorFlags::Terminal;
         selector.nkeys = 1;
         selector.keys.push(TcU32Key::default());
 
-        let mut parameters = TcMirror::default();
-        parameters.generic.action = TcActionType::Stolen;
-        parameters.eaction = TcMirrorActionType::EgressRedir;
-        parameters.ifindex = self.ifb;
-        let mut action = TcAction::default();
-        action
-            .attributes
-            .push(TcActionAttribute::Kind(MIRRED.to_owned()));
-        action
-            .attributes
-            .push(TcActionAttribute::Options(vec![TcActionOption::Mirror(
-                TcActionMirrorOption::Parms(parameters),
-            )]));
+        let actions = (1..)
+            .zip(&self.controls)
+            .map(|(tab, control)| {
+                let mut parameters = TcMirror::default();
+                parameters.generic.action = *control;
+                parameters.eaction = TcMirrorActionType::EgressRedir;
+                parameters.ifindex = self.ifb;
+                let parameters = TcActionMirrorOption::Parms(parameters);
+                let mut action = TcAction::default();
+                action.tab = tab;
+                action.attributes = vec![
+                    TcActionAttribute::Kind(MIRRED.to_owned()),
+                    TcActionAttribute::Options(vec![TcActionOption::Mirror(parameters)]),
+                ];
+                action
+            })
+            .collect();
 
         let class = self
             .class
             .map(|class| TcFilterU32Option::ClassId(class.into()));
         let rest = [
             TcFilterU32Option::Selector(selector),
-            TcFilterU32Option::Action(vec![action]),
+            TcFilterU32Option::Action(actions),
         ];
         class.into_iter().chain(rest).map(TcOption::U32).collect()
     }
@@ -228,7 +235,7 @@ fn see(body: &[u8]) -> Result<Seen, DecodeError> {
 }
 
 fn redirect_of(options: &[TcOption]) -> Option<Redirect> {
-    let (mut class, mut matches_all, mut ifb) = (None, false, None);
+    let (mut class, mut matches_all, mut targets) = (None, false, Vec::new());
     for option in options {
         let TcOption::U32(option) = option else {
             return None;
@@ -245,18 +252,28 @@ fn redirect_of(options: &[TcOption]) -> Option<Redirect> {
                         .iter()
                         .all(|key| key.mask == 0 && key.val == 0);
             }
-            TcFilterU32Option::Action(actions) => match actions.as_slice() {
-                [action] => ifb = Some(redirect_target(&action.attributes)?),
-                _ => return None,
-            },
+            TcFilterU32Option::Action(actions) => {
+                targets = actions
+                    .iter()
+                    .map(|action| redirect_target(&action.attributes))
+                    .collect::<Option<_>>()?;
+            }
             TcFilterU32Option::Other(other) if is(other, &[TCA_U32_PAD]) => {}
             _ => return None,
         }
     }
-    matches_all.then_some(Redirect { ifb: ifb?, class })
+    let (ifb, first) = *targets.first()?;
+    let one_target = targets.iter().all(|(target, _)| *target == ifb);
+    let plain = matches_all && one_target && first == TcActionType::Stolen && targets.len() <= 2;
+    plain.then(|| Redirect {
+        ifb,
+        class,
+        controls: targets.into_iter().map(|(_, control)| control).collect(),
+    })
 }
 
-fn redirect_target(action: &[TcActionAttribute]) -> Option<u32> {
+/// Where an action redirects to and what it says then; none where it does anything else.
+fn redirect_target(action: &[TcActionAttribute]) -> Option<(u32, TcActionType)> {
     let (mut mirred, mut target) = (false, None);
     for attribute in action {
         match attribute {
@@ -274,10 +291,9 @@ fn redirect_target(action: &[TcActionAttribute]) -> Option<u32> {
                     match option {
                         TcActionOption::Mirror(TcActionMirrorOption::Tm(_)) => {}
                         TcActionOption::Mirror(TcActionMirrorOption::Parms(parameters))
-                            if parameters.eaction == TcMirrorActionType::EgressRedir
-                                && parameters.generic.action == TcActionType::Stolen =>
+                            if parameters.eaction == TcMirrorActionType::EgressRedir =>
                         {
-                            target = Some(parameters.ifindex);
+                            target = Some((parameters.ifindex, parameters.generic.action));
                         }
                         TcActionOption::Mirror(TcActionMirrorOption::Other(other))
                             if is(other, &[TCA_MIRRED_PAD]) => {}

@@ -7,7 +7,10 @@ use enforcer::hostnet::{Error, PodInterface, pod_interfaces};
 use super::world::{Namespace, index, ip, ip_json, on_host, veth};
 
 fn names(found: &[PodInterface]) -> Vec<(&str, &str)> {
-    found.iter().map(|one| (one.ifname.as_str(), one.host_name.as_str())).collect()
+    found
+        .iter()
+        .map(|one| (one.ifname.as_str(), one.host_name.as_str()))
+        .collect()
 }
 
 #[test]
@@ -34,7 +37,10 @@ fn one_pair_with_everything_that_ip_says() {
             .map(|info| format!("{}/{}", info["local"].as_str().unwrap(), info["prefixlen"]))
             .collect();
         assert_eq!(ours, theirs);
-        assert!(ours.iter().any(|address| address.starts_with("fe80::")), "{ours:?}");
+        assert!(
+            ours.iter().any(|address| address.starts_with("fe80::")),
+            "{ours:?}"
+        );
     });
 }
 
@@ -44,10 +50,16 @@ fn two_and_three_pairs_in_the_order_of_their_index() {
         let pod = Namespace::new("pod");
         veth("a0", &pod, "eth0");
         veth("a1", &pod, "v4if0");
-        assert_eq!(names(&pod_interfaces(&pod.path).unwrap()), [("eth0", "a0"), ("v4if0", "a1")]);
+        assert_eq!(
+            names(&pod_interfaces(&pod.path).unwrap()),
+            [("eth0", "a0"), ("v4if0", "a1")]
+        );
         veth("a2", &pod, "mpod2");
         let found = pod_interfaces(&pod.path).unwrap();
-        assert_eq!(names(&found), [("eth0", "a0"), ("v4if0", "a1"), ("mpod2", "a2")]);
+        assert_eq!(
+            names(&found),
+            [("eth0", "a0"), ("v4if0", "a1"), ("mpod2", "a2")]
+        );
         for one in &found {
             assert_eq!(one.host_ifindex, index(&one.host_name));
         }
@@ -61,7 +73,10 @@ fn a_pair_into_a_third_namespace_is_not_ours() {
         // The peer in the third namespace gets the index that our own veth has: an index alone proves nothing.
         let ours = veth("h0", &pod, "eth0");
         pod.inside(|| {
-            ip(&format!("link add eth1 type veth peer name x0 index {ours} netns {}", other.name));
+            ip(&format!(
+                "link add eth1 type veth peer name x0 index {ours} netns {}",
+                other.name
+            ));
         });
         pod.inside(|| ip("link set eth1 up"));
         assert_eq!(other.inside(|| index("x0")), ours);
@@ -73,7 +88,12 @@ fn a_pair_into_a_third_namespace_is_not_ours() {
 fn only_a_third_namespace_is_nothing() {
     on_host(|_| {
         let (pod, other) = (Namespace::new("pod"), Namespace::new("other"));
-        pod.inside(|| ip(&format!("link add eth0 type veth peer name x0 netns {}", other.name)));
+        pod.inside(|| {
+            ip(&format!(
+                "link add eth0 type veth peer name x0 netns {}",
+                other.name
+            ))
+        });
         assert_eq!(pod_interfaces(&pod.path).unwrap(), []);
         // Also where the host has a veth of that index into yet another pod.
         let third = Namespace::new("pod");
@@ -100,9 +120,16 @@ fn macvlan_bridge_and_nothing_at_all() {
         assert_eq!(pod_interfaces(&pod.path).unwrap(), []);
         // A macvlan names its lower device with IFLA_LINK as a veth names its peer.
         ip("link add up0 type veth peer name up1");
-        ip(&format!("link add link up0 name mv0 netns {} type macvlan mode bridge", pod.name));
+        ip(&format!(
+            "link add link up0 name mv0 netns {} type macvlan mode bridge",
+            pod.name
+        ));
         pod.inside(|| ip("link add br0 type bridge"));
-        assert!(pod.inside(|| ip("-d link")).contains("macvlan"), "{}", host.name);
+        assert!(
+            pod.inside(|| ip("-d link")).contains("macvlan"),
+            "{}",
+            host.name
+        );
         assert_eq!(pod_interfaces(&pod.path).unwrap(), []);
         veth("h0", &pod, "eth0");
         // As a port of a bridge on the host, too.
@@ -140,11 +167,17 @@ fn two_pods_of_one_host_are_not_mixed_up() {
     on_host(|_| {
         let pods: Vec<Namespace> = (0..5).map(|_| Namespace::new("pod")).collect();
         // Equal names and, as a rule, equal indexes inside.
-        let indexes: Vec<u32> =
-            pods.iter().enumerate().map(|(n, pod)| veth(&format!("h{n}"), pod, "eth0")).collect();
+        let indexes: Vec<u32> = pods
+            .iter()
+            .enumerate()
+            .map(|(n, pod)| veth(&format!("h{n}"), pod, "eth0"))
+            .collect();
         for (pod, index) in pods.iter().zip(indexes) {
             let found = pod_interfaces(&pod.path).unwrap();
-            assert_eq!(found.iter().map(|one| one.host_ifindex).collect::<Vec<_>>(), [index]);
+            assert_eq!(
+                found.iter().map(|one| one.host_ifindex).collect::<Vec<_>>(),
+                [index]
+            );
         }
     });
 }

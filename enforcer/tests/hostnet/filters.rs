@@ -19,7 +19,10 @@ use super::{
 fn attach(ifindex: u32, ingress: &Program, egress: &Program) -> ProgramIds {
     put_filter(ifindex, Hook::Ingress, ingress.as_fd(), "podgate_in").unwrap();
     put_filter(ifindex, Hook::Egress, egress.as_fd(), "podgate_eg").unwrap();
-    ProgramIds { ingress: ingress.id, egress: egress.id }
+    ProgramIds {
+        ingress: ingress.id,
+        egress: egress.id,
+    }
 }
 
 /// A bpffs takes no names with dots, so no tempfile there.
@@ -58,10 +61,18 @@ fn clsact_of_somebody_else_is_used_and_keeps_its_filters() {
         assert_eq!(check_clsact(ifindex, ids).unwrap(), None);
         let order: Vec<(u64, String)> = tc_filters("h0", "ingress")
             .iter()
-            .map(|one| (one["pref"].as_u64().unwrap(), one["kind"].as_str().unwrap().to_owned()))
+            .map(|one| {
+                (
+                    one["pref"].as_u64().unwrap(),
+                    one["kind"].as_str().unwrap().to_owned(),
+                )
+            })
             .collect();
         assert_eq!(order.first(), Some(&(1, "bpf".to_owned())));
-        assert!(order.iter().any(|(pref, kind)| *pref == 7 && kind == "u32"), "{order:?}");
+        assert!(
+            order.iter().any(|(pref, kind)| *pref == 7 && kind == "u32"),
+            "{order:?}"
+        );
     });
 }
 
@@ -96,11 +107,21 @@ fn an_egress_filter_that_landed_on_ingress_is_noticed() {
         let flaw = check_clsact(ifindex, ids).unwrap().unwrap();
         assert_eq!(
             flaw,
-            Flaw::OtherProgram { hook: Hook::Ingress, found: egress.id, wanted: ingress.id }
+            Flaw::OtherProgram {
+                hook: Hook::Ingress,
+                found: egress.id,
+                wanted: ingress.id
+            }
         );
         // Even if both programs were one.
-        let same = ProgramIds { ingress: egress.id, egress: egress.id };
-        assert_eq!(check_clsact(ifindex, same).unwrap(), Some(Flaw::PlainIngress));
+        let same = ProgramIds {
+            ingress: egress.id,
+            egress: egress.id,
+        };
+        assert_eq!(
+            check_clsact(ifindex, same).unwrap(),
+            Some(Flaw::PlainIngress)
+        );
     });
 }
 
@@ -113,9 +134,10 @@ fn filters_are_what_tc_sees_on_the_right_hook() {
         assert_eq!(filters(ifindex, Hook::Ingress).unwrap(), []);
         let (pass, drop) = (Program::returning(UNSPEC), Program::returning(SHOT));
         let ids = attach(ifindex, &pass, &drop);
-        for (hook, name, program) in
-            [(Hook::Ingress, "podgate_in", &pass), (Hook::Egress, "podgate_eg", &drop)]
-        {
+        for (hook, name, program) in [
+            (Hook::Ingress, "podgate_in", &pass),
+            (Hook::Egress, "podgate_eg", &drop),
+        ] {
             let said = tc_filters("h0", &hook.to_string());
             assert_eq!(said.len(), 1, "{said:?}");
             assert_eq!(said[0]["pref"], 1);
@@ -129,7 +151,10 @@ fn filters_are_what_tc_sees_on_the_right_hook() {
             assert_eq!(ours.len(), 1);
             assert_eq!(ours[0].prog_id, Some(program.id));
             assert_eq!(ours[0].prog_name.as_deref(), Some(name));
-            assert_eq!((ours[0].chain, ours[0].priority, ours[0].protocol), (0, 1, 3));
+            assert_eq!(
+                (ours[0].chain, ours[0].priority, ours[0].protocol),
+                (0, 1, 3)
+            );
         }
         assert_eq!(check_clsact(ifindex, ids).unwrap(), None);
         assert!(reaches_host(&pod), "the pod's egress passes");
@@ -148,9 +173,17 @@ fn whatever_makes_an_attachment_vain_has_a_name() {
     on_host(|_| {
         let (_pod, ifindex) = plain_pod("h0");
         let (ingress, egress) = (Program::returning(UNSPEC), Program::returning(UNSPEC));
-        let ids = ProgramIds { ingress: ingress.id, egress: egress.id };
+        let ids = ProgramIds {
+            ingress: ingress.id,
+            egress: egress.id,
+        };
         let flaw = || check_clsact(ifindex, ids).unwrap();
-        assert_eq!(flaw(), Some(Flaw::Missing { hook: Hook::Ingress }));
+        assert_eq!(
+            flaw(),
+            Some(Flaw::Missing {
+                hook: Hook::Ingress
+            })
+        );
         ensure_clsact(ifindex).unwrap();
         attach(ifindex, &ingress, &egress);
         assert_eq!(flaw(), None);
@@ -160,24 +193,42 @@ fn whatever_makes_an_attachment_vain_has_a_name() {
         assert_eq!(flaw(), Some(Flaw::Missing { hook: Hook::Egress }));
         attach(ifindex, &ingress, &egress);
         tc("qdisc del dev h0 clsact");
-        assert_eq!(flaw(), Some(Flaw::Missing { hook: Hook::Ingress }));
+        assert_eq!(
+            flaw(),
+            Some(Flaw::Missing {
+                hook: Hook::Ingress
+            })
+        );
         ensure_clsact(ifindex).unwrap();
         attach(ifindex, &ingress, &egress);
 
         // Programs exchanged.
-        let swapped = ProgramIds { ingress: egress.id, egress: ingress.id };
+        let swapped = ProgramIds {
+            ingress: egress.id,
+            egress: ingress.id,
+        };
         assert_eq!(
             check_clsact(ifindex, swapped).unwrap(),
-            Some(Flaw::OtherProgram { hook: Hook::Ingress, found: ingress.id, wanted: egress.id })
+            Some(Flaw::OtherProgram {
+                hook: Hook::Ingress,
+                found: ingress.id,
+                wanted: egress.id
+            })
         );
 
         // A stranger's filter of our priority, added later, comes first within it.
         let stranger = Program::returning(0);
         let pin = pin_path();
         super::program::pin(&stranger, &pin);
-        tc(&format!("filter add dev h0 ingress prio 1 handle 9 protocol all bpf da pinned {}", pin.display()));
+        tc(&format!(
+            "filter add dev h0 ingress prio 1 handle 9 protocol all bpf da pinned {}",
+            pin.display()
+        ));
         let in_front = flaw().unwrap();
-        assert!(matches!(&in_front, Flaw::InFront { hook: Hook::Ingress, what } if what.contains("0x9")), "{in_front}");
+        assert!(
+            matches!(&in_front, Flaw::InFront { hook: Hook::Ingress, what } if what.contains("0x9")),
+            "{in_front}"
+        );
         tc("filter del dev h0 ingress prio 1 handle 9 protocol all bpf");
         std::fs::remove_file(&pin).unwrap();
         assert_eq!(flaw(), None);
@@ -186,7 +237,16 @@ fn whatever_makes_an_attachment_vain_has_a_name() {
         if tcx::supported() {
             let link = tcx::attach(ifindex, Hook::Egress, stranger.as_fd()).unwrap();
             let in_front = flaw().unwrap();
-            assert!(matches!(&in_front, Flaw::InFront { hook: Hook::Egress, .. }), "{in_front}");
+            assert!(
+                matches!(
+                    &in_front,
+                    Flaw::InFront {
+                        hook: Hook::Egress,
+                        ..
+                    }
+                ),
+                "{in_front}"
+            );
             drop(link);
             super::world::eventually("link gone", || flaw().is_none());
         }
@@ -208,10 +268,15 @@ fn a_filter_without_direct_action_is_no_enforcement() {
             pin.display()
         ));
         std::fs::remove_file(&pin).unwrap();
-        assert!(reaches_host(&pod), "without direct action the return code is a class");
+        assert!(
+            reaches_host(&pod),
+            "without direct action the return code is a class"
+        );
         assert_eq!(
             check_clsact(ifindex, ids).unwrap(),
-            Some(Flaw::NotDirectAction { hook: Hook::Ingress })
+            Some(Flaw::NotDirectAction {
+                hook: Hook::Ingress
+            })
         );
         // Putting ours on once more mends it in place.
         attach(ifindex, &ingress, &egress);
@@ -229,7 +294,10 @@ fn a_filter_of_another_kind_at_our_priority_is_an_error() {
         let program = Program::returning(UNSPEC);
         let error = put_filter(ifindex, Hook::Ingress, program.as_fd(), "podgate").unwrap_err();
         let text = error.to_string();
-        assert!(text.contains(&format!("interface {ifindex}")) && text.contains("ingress"), "{text}");
+        assert!(
+            text.contains(&format!("interface {ifindex}")) && text.contains("ingress"),
+            "{text}"
+        );
         assert!(error.errno().is_some(), "{text}");
         // The kernel's own words are in it.
         assert!(text.contains("kind"), "{text}");
@@ -265,7 +333,10 @@ fn replacing_in_place_lets_nothing_through() {
         assert!(sent > 1_000, "only {sent} packets were sent meanwhile");
         assert!(receiver.recv(&mut [0; 8]).is_err(), "a packet got through");
         assert_eq!(tc_filters("h0", "egress").len(), 1);
-        assert_eq!(tc_filters("h0", "egress")[0]["options"]["prog"]["id"], one.id);
+        assert_eq!(
+            tc_filters("h0", "egress")[0]["options"]["prog"]["id"],
+            one.id
+        );
         // And the path was open but for the filter.
         del_filter(ifindex, Hook::Egress).unwrap();
         receiver.set_nonblocking(false).unwrap();
@@ -279,15 +350,26 @@ fn an_interface_that_is_gone() {
         let gone = 4_000_000;
         let program = Program::returning(UNSPEC);
         let error = ensure_clsact(gone).unwrap_err();
-        assert!(error.is_gone() && error.to_string().contains("4000000"), "{error}");
+        assert!(
+            error.is_gone() && error.to_string().contains("4000000"),
+            "{error}"
+        );
         let error = put_filter(gone, Hook::Egress, program.as_fd(), "podgate").unwrap_err();
         assert!(error.is_gone(), "{error}");
         del_filter(gone, Hook::Egress).unwrap();
         del_clsact(gone).unwrap();
         assert_eq!(filters(gone, Hook::Egress).unwrap(), []);
         assert_eq!(qdisc_kind(gone).unwrap(), QdiscKind::None);
-        let ids = ProgramIds { ingress: program.id, egress: program.id };
-        assert_eq!(check_clsact(gone, ids).unwrap(), Some(Flaw::Missing { hook: Hook::Ingress }));
+        let ids = ProgramIds {
+            ingress: program.id,
+            egress: program.id,
+        };
+        assert_eq!(
+            check_clsact(gone, ids).unwrap(),
+            Some(Flaw::Missing {
+                hook: Hook::Ingress
+            })
+        );
     });
 }
 
@@ -298,13 +380,17 @@ fn many_interfaces_are_listed_whole() {
         // More than one datagram of qdiscs and filters.
         for n in 0..300 {
             super::world::ip(&format!("link add d{n} type ifb"));
-            let ifindex = enforcer::hostnet::link_by_name(&format!("d{n}")).unwrap().ifindex;
+            let ifindex = enforcer::hostnet::link_by_name(&format!("d{n}"))
+                .unwrap()
+                .ifindex;
             ensure_clsact(ifindex).unwrap();
         }
         ensure_clsact(last).unwrap();
         assert_eq!(qdisc_kind(last).unwrap(), QdiscKind::Clsact);
         for prio in 2..400 {
-            tc(&format!("filter add dev h0 ingress prio {prio} protocol ip u32 match u32 0 0 classid 1:1"));
+            tc(&format!(
+                "filter add dev h0 ingress prio {prio} protocol ip u32 match u32 0 0 classid 1:1"
+            ));
         }
         assert_eq!(
             filters(last, Hook::Ingress).unwrap().len(),

@@ -21,7 +21,11 @@ fn links_are_those_of_ip() {
             assert_eq!(said["ifname"], link.name);
             assert_eq!(said["ifindex"], link.ifindex);
             assert_eq!(said["linkinfo"]["info_kind"].as_str(), link.kind.as_deref());
-            let up = said["flags"].as_array().unwrap().iter().any(|flag| flag == "UP");
+            let up = said["flags"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|flag| flag == "UP");
             assert_eq!(up, link.up, "{}", link.name);
             assert_eq!(link_by_index(link.ifindex).unwrap().as_ref(), Some(link));
             assert_eq!(&link_by_name(&link.name).unwrap(), link);
@@ -41,7 +45,10 @@ fn what_is_not_there() {
         assert_eq!(link_by_index(u32::MAX).unwrap(), None);
         for name in ["nope0", "", "a-name-that-is-too-long-for-an-interface"] {
             let error = link_by_name(name).unwrap_err();
-            assert!(matches!(&error, Error::NoSuchName { name: named, .. } if named == name), "{error}");
+            assert!(
+                matches!(&error, Error::NoSuchName { name: named, .. } if named == name),
+                "{error}"
+            );
         }
     });
 }
@@ -61,18 +68,25 @@ fn host_addresses_are_those_of_ip() {
             .flat_map(|link| {
                 let name = link["ifname"].as_str().unwrap().to_owned();
                 let info = link["addr_info"].as_array().unwrap().clone();
-                info.into_iter().map(move |one| (name.clone(), one["local"].as_str().unwrap().to_owned()))
+                info.into_iter()
+                    .map(move |one| (name.clone(), one["local"].as_str().unwrap().to_owned()))
             })
             .collect();
-        let mut ours: Vec<(String, String)> =
-            host_addresses().unwrap().into_iter().map(|one| (one.ifname, one.address.to_string())).collect();
+        let mut ours: Vec<(String, String)> = host_addresses()
+            .unwrap()
+            .into_iter()
+            .map(|one| (one.ifname, one.address.to_string()))
+            .collect();
         said.sort();
         ours.sort();
         assert_eq!(ours, said);
         // On a point-to-point address the near end is the host's.
         assert!(ours.contains(&("h0".into(), "10.3.0.1".into())));
-        let of_h0: Vec<String> =
-            interface_addresses(h0).unwrap().iter().map(ToString::to_string).collect();
+        let of_h0: Vec<String> = interface_addresses(h0)
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(of_h0.contains(&"10.2.0.1/16".to_owned()), "{of_h0:?}");
     });
 }
@@ -91,7 +105,11 @@ fn lists_stay_whole_while_everything_changes() {
                 }
             });
             while !churn.is_finished() {
-                let kept = links().unwrap().iter().filter(|link| link.name.starts_with("keep")).count();
+                let kept = links()
+                    .unwrap()
+                    .iter()
+                    .filter(|link| link.name.starts_with("keep"))
+                    .count();
                 assert_eq!(kept, 60);
             }
         });

@@ -1,25 +1,24 @@
 //! Entering namespaces.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    thread,
-};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, thread};
 
 use enforcer::hostnet::{Error, NetnsId, current_netns_id, in_netns, netns_exists, netns_id};
 
 use super::world::{Namespace, run};
 
 fn thread_ns() -> String {
-    fs::read_link("/proc/thread-self/ns/net").unwrap().to_string_lossy().into_owned()
+    fs::read_link("/proc/thread-self/ns/net")
+        .unwrap()
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[test]
 fn the_closure_is_inside_and_the_caller_is_not() {
     let pod = Namespace::new("pod");
     let before = thread_ns();
-    let (inside, links) = in_netns(&pod.path, || (thread_ns(), run("ip", &["-br", "link"]))).unwrap();
+    let (inside, links) =
+        in_netns(&pod.path, || (thread_ns(), run("ip", &["-br", "link"]))).unwrap();
     assert_eq!(thread_ns(), before);
     assert_ne!(inside, before);
     assert_eq!(links.lines().count(), 1, "only lo: {links}");
@@ -33,7 +32,10 @@ fn a_panic_inside_is_an_error_and_the_caller_stays() {
     let pod = Namespace::new("pod");
     let before = thread_ns();
     let error = in_netns(&pod.path, || -> () { panic!("deliberate") }).unwrap_err();
-    assert!(matches!(&error, Error::Panicked { message, .. } if message == "deliberate"), "{error}");
+    assert!(
+        matches!(&error, Error::Panicked { message, .. } if message == "deliberate"),
+        "{error}"
+    );
     assert_eq!(thread_ns(), before);
     // The thread that panicked took its namespace with it: the next one starts from ours.
     assert_eq!(thread::spawn(thread_ns).join().unwrap(), before);
@@ -62,7 +64,10 @@ fn many_threads_at_once_each_where_it_should_be() {
             scope.spawn(|| {
                 let wanted: NetnsId = netns_id(&pod.path).unwrap();
                 for _ in 0..50 {
-                    assert_eq!(in_netns(&pod.path, || current_netns_id().unwrap()).unwrap(), wanted);
+                    assert_eq!(
+                        in_netns(&pod.path, || current_netns_id().unwrap()).unwrap(),
+                        wanted
+                    );
                 }
             });
         }
@@ -94,5 +99,8 @@ fn a_namespace_that_is_deleted_is_gone() {
     assert!(netns_exists(&pod.path).unwrap());
     run("ip", &["netns", "del", &pod.name]);
     assert!(!netns_exists(&pod.path).unwrap());
-    assert_eq!(in_netns(&pod.path, || ()).unwrap_err().errno(), Some(nix::errno::Errno::ENOENT));
+    assert_eq!(
+        in_netns(&pod.path, || ()).unwrap_err().errno(),
+        Some(nix::errno::Errno::ENOENT)
+    );
 }

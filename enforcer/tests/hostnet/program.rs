@@ -54,7 +54,12 @@ impl Program {
         // SAFETY: `attr` is a structure of the length given; instructions and licence outlive the call, which
         // only reads them.
         let fd = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<ProgLoad>())
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_LOAD,
+                &raw const attr,
+                size_of::<ProgLoad>(),
+            )
         };
         assert!(fd >= 0, "load program: {}", io::Error::last_os_error());
         // SAFETY: the kernel gave us this new descriptor.
@@ -75,7 +80,11 @@ pub fn fdinfo(fd: BorrowedFd<'_>, field: &str) -> String {
     use std::os::fd::AsRawFd as _;
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
     text.lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(|v| v.trim().to_owned()))
+        .find_map(|line| {
+            line.strip_prefix(field)?
+                .strip_prefix(':')
+                .map(|v| v.trim().to_owned())
+        })
         .unwrap_or_else(|| panic!("no {field} in {text}"))
 }
 
@@ -101,7 +110,13 @@ pub fn pin(program: &Program, path: &std::path::Path) {
         file_flags: 0,
     };
     // SAFETY: `attr` is a structure of the length given; the path outlives the call, which only reads it.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const attr, size_of::<ObjPin>()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_PIN,
+            &raw const attr,
+            size_of::<ObjPin>(),
+        )
+    };
     assert_eq!(result, 0, "pin: {}", io::Error::last_os_error());
 }

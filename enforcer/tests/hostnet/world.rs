@@ -21,12 +21,18 @@ impl Namespace {
     pub fn new(role: &str) -> Self {
         let name = format!("pg-{role}-{}", suffix());
         run("ip", &["netns", "add", &name]);
-        Self { path: Path::new("/run/netns").join(&name), name }
+        Self {
+            path: Path::new("/run/netns").join(&name),
+            name,
+        }
     }
 
     /// Runs a command of `ip` inside.
     pub fn ip(&self, args: &str) {
-        let args: Vec<&str> = ["-n", &self.name].into_iter().chain(args.split(' ')).collect();
+        let args: Vec<&str> = ["-n", &self.name]
+            .into_iter()
+            .chain(args.split(' '))
+            .collect();
         run("ip", &args);
     }
 
@@ -38,7 +44,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .output();
     }
 }
 
@@ -51,7 +59,10 @@ pub fn on_host(test: impl FnOnce(&Namespace) + Send) {
 
 /// A veth pair between the current namespace and `pod`, both ends up; the host end's index.
 pub fn veth(host_end: &str, pod: &Namespace, pod_end: &str) -> u32 {
-    ip(&format!("link add {host_end} type veth peer name {pod_end} netns {}", pod.name));
+    ip(&format!(
+        "link add {host_end} type veth peer name {pod_end} netns {}",
+        pod.name
+    ));
     ip(&format!("link set {host_end} up"));
     pod.ip(&format!("link set {pod_end} up"));
     index(host_end)
@@ -83,7 +94,11 @@ pub fn tc_json(args: &str) -> Vec<Value> {
 }
 
 fn list(text: &str) -> Vec<Value> {
-    if text.trim().is_empty() { Vec::new() } else { serde_json::from_str(text).unwrap() }
+    if text.trim().is_empty() {
+        Vec::new()
+    } else {
+        serde_json::from_str(text).unwrap()
+    }
 }
 
 /// The index of an interface, as sysfs of the current namespace would say it: by `ip`.
@@ -117,7 +132,10 @@ pub fn run(program: &str, args: &[&str]) -> String {
 }
 
 pub fn try_run(program: &str, args: &[&str]) -> Output {
-    Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+    Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 pub fn suffix() -> String {
@@ -128,7 +146,10 @@ pub fn suffix() -> String {
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(5), "never happened: {what}");
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "never happened: {what}"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -142,11 +163,16 @@ pub fn reaches_pod(pod: &Namespace) -> bool {
 /// Whether a datagram from `pod` reaches 10.9.0.1 in the current namespace. Tries a few times.
 pub fn reaches_host(pod: &Namespace) -> bool {
     let receiver = UdpSocket::bind("10.9.0.1:0").unwrap();
-    reaches(&pod.inside(|| UdpSocket::bind("10.9.0.2:0").unwrap()), &receiver)
+    reaches(
+        &pod.inside(|| UdpSocket::bind("10.9.0.2:0").unwrap()),
+        &receiver,
+    )
 }
 
 fn reaches(sender: &UdpSocket, receiver: &UdpSocket) -> bool {
-    receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    receiver
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
     (0..3).any(|_| {
         let _ = sender.send_to(b"?", receiver.local_addr().unwrap());
         receiver.recv(&mut [0; 8]).is_ok()
@@ -158,6 +184,10 @@ pub fn fix_neighbours(host_end: &str, pod: &Namespace) {
     let mac = |value: &Value| value["address"].as_str().unwrap().to_owned();
     let host_mac = mac(&ip_json(&format!("link show dev {host_end}"))[0]);
     let pod_mac = pod.inside(|| mac(&ip_json("link show dev eth0")[0]));
-    ip(&format!("neigh replace 10.9.0.2 lladdr {pod_mac} dev {host_end} nud permanent"));
-    pod.ip(&format!("neigh replace 10.9.0.1 lladdr {host_mac} dev eth0 nud permanent"));
+    ip(&format!(
+        "neigh replace 10.9.0.2 lladdr {pod_mac} dev {host_end} nud permanent"
+    ));
+    pod.ip(&format!(
+        "neigh replace 10.9.0.1 lladdr {host_mac} dev eth0 nud permanent"
+    ));
 }
