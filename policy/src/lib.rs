@@ -17,14 +17,20 @@
 
 pub mod compile;
 pub mod documents;
+#[cfg(any(test, feature = "oracle"))]
+pub mod oracle;
+pub mod plan;
 pub mod portmap;
 pub mod prefix;
 pub mod select;
 pub mod sets;
 pub mod tables;
+#[cfg(test)]
+mod testing;
 
 pub use compile::compile;
 pub use documents::{Document, Identity, Kind, PolicyRef};
+pub use plan::{Live, Plan, plan};
 pub use portmap::{PortMap, Verdict};
 pub use prefix::{Family, Prefix};
 pub use select::{Endpoint, EndpointId, Facts};

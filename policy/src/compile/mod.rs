@@ -12,6 +12,8 @@
 mod classes;
 mod fold;
 mod groups;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 

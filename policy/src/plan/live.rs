@@ -1,0 +1,230 @@
+//! What the kernel holds now, with the kernel's own numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use verdict::PolicyWord;
+
+use super::Write;
+use crate::{
+    documents::Directions,
+    portmap::{PortMap, Verdict},
+    prefix::{Family, Prefix},
+    select::EndpointId,
+    tables::{DIRECTIONS, Direction},
+};
+
+/// Number of a class; 0 = everybody else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub u32);
+
+/// Number of a policy set; 0 = the set without rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetId(pub u16);
+
+/// Number of a port set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortSetId(pub u32);
+
+/// Key of a rule within a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleKey {
+    /// Direction.
+    pub direction: Direction,
+    /// Family of the peer.
+    pub family: Family,
+    /// Class of the peer.
+    pub class: ClassId,
+}
+
+/// Value of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleValue {
+    /// One verdict for every protocol and port; `Default` hides the entry of class 0.
+    Whole(Verdict),
+    /// As the port set says, and the word's default where it says nothing.
+    Ports(PortSetId),
+}
+
+/// The part of the policy word that policy decides: set and flags. Mode, pending, suspension, logging and the epoch are
+/// the executor's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Word {
+    /// The set.
+    pub set: SetId,
+    /// Directions that some policy isolates.
+    pub isolated: Directions<bool>,
+    /// Directions for which the set has rules.
+    pub rules: Directions<bool>,
+}
+
+impl Word {
+    /// The flags that this decides; all others stay as they are.
+    pub const FLAGS: u64 = PolicyWord::ISOLATED_INGRESS
+        | PolicyWord::ISOLATED_EGRESS
+        | PolicyWord::RULES_INGRESS
+        | PolicyWord::RULES_EGRESS;
+
+    /// As flags of a [`PolicyWord`].
+    pub fn flags(&self) -> u64 {
+        let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+        flag(self.isolated.ingress, PolicyWord::ISOLATED_INGRESS)
+            | flag(self.isolated.egress, PolicyWord::ISOLATED_EGRESS)
+            | flag(self.rules.ingress, PolicyWord::RULES_INGRESS)
+            | flag(self.rules.egress, PolicyWord::RULES_EGRESS)
+    }
+
+    /// Out of a [`PolicyWord`].
+    pub fn of(word: PolicyWord) -> Self {
+        let mut out = Self {
+            set: SetId(word.set()),
+            ..Self::default()
+        };
+        for direction in DIRECTIONS {
+            *out.isolated.get_mut(direction) = word.isolated(direction);
+            *out.rules.get_mut(direction) = word.has_rules(direction);
+        }
+        out
+    }
+}
+
+/// The rules of one set.
+pub(super) type Rules = BTreeMap<RuleKey, RuleValue>;
+
+/// The maps' contents, kept beside the maps: [`Live::apply`] after each write that succeeded, and only then. It is built
+/// again from a dump by applying a write for each entry found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    pub(super) peers: BTreeMap<Prefix, ClassId>,
+    pub(super) sets: BTreeMap<SetId, Rules>,
+    /// `None`: written or deleted in part, to be swept and never to be used.
+    pub(super) port_sets: BTreeMap<PortSetId, Option<PortMap>>,
+    pub(super) words: BTreeMap<EndpointId, Word>,
+    pub(super) resting: Resting,
+}
+
+/// Numbers that programs may still be using although no table names them any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Resting {
+    pub(super) classes: BTreeSet<ClassId>,
+    pub(super) sets: BTreeSet<SetId>,
+    pub(super) port_sets: BTreeSet<PortSetId>,
+}
+
+impl Live {
+    /// Takes notice of a write that was made.
+    pub fn apply(&mut self, write: &Write) {
+        match write {
+            Write::PutPortSet { id, map } => {
+                self.port_sets.insert(*id, Some(map.clone()));
+            }
+            Write::DeletePortSet { id, .. } => {
+                self.port_sets.remove(id);
+                self.resting.port_sets.insert(*id);
+            }
+            Write::PutRule { set, key, value } => {
+                self.sets.entry(*set).or_default().insert(*key, *value);
+            }
+            Write::DeleteRule { set, key } => {
+                if let Some(rules) = self.sets.get_mut(set) {
+                    rules.remove(key);
+                    if rules.is_empty() {
+                        self.sets.remove(set);
+                        self.resting.sets.insert(*set);
+                    }
+                }
+                self.resting.classes.insert(key.class);
+            }
+            Write::PutPeer { prefix, class } => {
+                if let Some(before) = self.peers.insert(*prefix, *class) {
+                    self.resting.classes.insert(before);
+                }
+            }
+            Write::DeletePeer { prefix } => {
+                if let Some(before) = self.peers.remove(prefix) {
+                    self.resting.classes.insert(before);
+                }
+            }
+            Write::PutWord { endpoint, word, .. } => {
+                if let Some(before) = self.words.insert(*endpoint, *word) {
+                    self.resting.sets.insert(before.set);
+                }
+            }
+        }
+    }
+
+    /// Takes notice of a port set that was put or deleted only in part, because a write failed: it is never used and goes
+    /// with the next plan.
+    pub fn spoil(&mut self, id: PortSetId) {
+        self.port_sets.insert(id, None);
+    }
+
+    /// A grace period is over: no program still uses what it read before. Numbers at rest may be used again.
+    pub fn grace(&mut self) {
+        self.resting = Resting::default();
+    }
+
+    /// The endpoint's slot is free or another's: its word is no longer there.
+    pub fn forget(&mut self, endpoint: EndpointId) {
+        if let Some(word) = self.words.remove(&endpoint) {
+            self.resting.sets.insert(word.set);
+        }
+    }
+
+    /// The word of an endpoint, if policy has written it.
+    pub fn word(&self, endpoint: EndpointId) -> Option<Word> {
+        self.words.get(&endpoint).copied()
+    }
+
+    /// The endpoints whose word policy has written.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> + '_ {
+        self.words.keys().copied()
+    }
+
+    /// What the kernel's tables say by this picture: for tests, and for tools that show a live node.
+    pub fn look_up(
+        &self,
+        endpoint: EndpointId,
+        direction: Direction,
+        peer: std::net::IpAddr,
+        protocol: u8,
+        port: u16,
+    ) -> Option<Verdict> {
+        let word = self.words.get(&endpoint)?;
+        if !word.rules.get(direction) {
+            return Some(Verdict::Default);
+        }
+        let exact = Prefix::exact(peer);
+        let class = (0..=exact.len())
+            .rev()
+            .find_map(|len| self.peers.get(&exact.resized(len)));
+        let class = class.copied().unwrap_or_default();
+        let rules = self.sets.get(&word.set);
+        let entry = |class| {
+            let key = RuleKey {
+                direction,
+                family: exact.family(),
+                class,
+            };
+            rules.and_then(|rules| rules.get(&key)).copied()
+        };
+        Some(match entry(class).or_else(|| entry(ClassId(0))) {
+            None => Verdict::Default,
+            Some(RuleValue::Whole(verdict)) => verdict,
+            Some(RuleValue::Ports(id)) => match self.port_sets.get(&id) {
+                Some(Some(map)) => map.get(protocol, port),
+                _ => Verdict::Default,
+            },
+        })
+    }
+
+    /// Numbers of entries: exact peers, prefix peers, rules, port sets.
+    pub fn sizes(&self) -> [usize; 4] {
+        let exact = self.peers.keys().filter(|prefix| prefix.is_exact()).count();
+        [
+            exact,
+            self.peers.len() - exact,
+            self.sets.values().map(BTreeMap::len).sum(),
+            self.port_sets.len(),
+        ]
+    }
+}

@@ -1,0 +1,147 @@
+//! Old and new blocks side by side: where an address was and where it is to be.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::live::{ClassId, Live};
+use crate::{
+    prefix::{Family, Prefix},
+    tables::{ClassIndex, Tables},
+};
+
+/// A block that stands in the old table, the new one or both, and the classes that hold right inside it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Region {
+    pub(super) prefix: Prefix,
+    pub(super) old: ClassId,
+    pub(super) new: ClassIndex,
+    pub(super) in_old: bool,
+    pub(super) in_new: bool,
+}
+
+/// A kernel's class of one family. Rules name the family, so that one number in two families is two classes.
+pub(super) type OldClass = (Family, ClassId);
+/// A class of the new tables in one family.
+pub(super) type NewClass = (Family, ClassIndex);
+
+/// All regions, and which old classes meet which new ones.
+pub(super) struct Regions {
+    /// In the order of the tree.
+    pub(super) all: Vec<Region>,
+    /// Pairs that some address has, with the number of blocks of the old table among them; those of class 0 included.
+    pub(super) pairs: BTreeMap<(Family, ClassId, ClassIndex), u32>,
+    pub(super) partners_of_old: HashMap<OldClass, Vec<ClassIndex>>,
+    pub(super) partners_of_new: HashMap<NewClass, Vec<ClassId>>,
+    /// Where most of an old class's blocks are now.
+    pub(super) home: HashMap<OldClass, ClassIndex>,
+    /// Of the old classes at home in a new one, the largest.
+    pub(super) resident: HashMap<NewClass, ClassId>,
+}
+
+impl Regions {
+    pub(super) fn of(live: &Live, tables: &Tables) -> Self {
+        let all = merge(live, tables);
+        let mut counts: HashMap<(Family, ClassId, ClassIndex), u32> = HashMap::new();
+        for family in Family::ALL {
+            counts.insert((family, ClassId(0), ClassIndex::REST), 0);
+        }
+        // Neighbours mostly are of one pair: count runs.
+        for run in all.chunk_by(|a, b| pair(a) == pair(b)) {
+            *counts.entry(pair(&run[0])).or_default() +=
+                run.iter().filter(|r| r.in_old).count() as u32;
+        }
+        let pairs: BTreeMap<_, _> = counts.into_iter().collect();
+        let mut out = Self {
+            all,
+            pairs: BTreeMap::new(),
+            partners_of_old: HashMap::new(),
+            partners_of_new: HashMap::new(),
+            home: HashMap::new(),
+            resident: HashMap::new(),
+        };
+        let mut most: HashMap<OldClass, u32> = HashMap::new();
+        for (&(family, old, new), &count) in &pairs {
+            out.partners_of_old
+                .entry((family, old))
+                .or_default()
+                .push(new);
+            out.partners_of_new
+                .entry((family, new))
+                .or_default()
+                .push(old);
+            // Everybody else is at home with everybody else: those addresses are beyond counting.
+            if old == ClassId(0) {
+                out.home.insert((family, old), ClassIndex::REST);
+            } else if count > most.get(&(family, old)).copied().unwrap_or(0) {
+                most.insert((family, old), count);
+                out.home.insert((family, old), new);
+            }
+        }
+        let mut largest: HashMap<NewClass, u32> = HashMap::new();
+        for (&(family, old, new), &count) in &pairs {
+            let at_home = out.home.get(&(family, old)) == Some(&new);
+            if at_home && count > largest.get(&(family, new)).copied().unwrap_or(0) {
+                largest.insert((family, new), count);
+                out.resident.insert((family, new), old);
+            }
+        }
+        out.pairs = pairs;
+        out
+    }
+
+    pub(super) fn is_home(&self, family: Family, old: ClassId, new: ClassIndex) -> bool {
+        self.home.get(&(family, old)) == Some(&new)
+    }
+
+    /// The old classes whose home is the new one.
+    pub(super) fn residents(
+        &self,
+        family: Family,
+        new: ClassIndex,
+    ) -> impl Iterator<Item = ClassId> + '_ {
+        let partners = self.partners_of_new.get(&(family, new));
+        partners
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(move |old| self.is_home(family, *old, new))
+    }
+
+    /// Every class number that a peer has.
+    pub(super) fn classes(&self) -> BTreeSet<ClassId> {
+        self.pairs.keys().map(|(_, old, _)| *old).collect()
+    }
+}
+
+fn pair(region: &Region) -> (Family, ClassId, ClassIndex) {
+    (region.prefix.family(), region.old, region.new)
+}
+
+fn merge(live: &Live, tables: &Tables) -> Vec<Region> {
+    let mut all = Vec::with_capacity(live.peers.len().max(tables.peers.len()));
+    let (mut old, mut new) = (live.peers.iter().peekable(), tables.peers.iter().peekable());
+    // Blocks that are open at this place of the walk, with their classes.
+    let mut open: Vec<(Prefix, ClassId, ClassIndex)> = Vec::new();
+    loop {
+        let prefix = match (old.peek(), new.peek()) {
+            (None, None) => return all,
+            (Some((p, _)), None) => **p,
+            (None, Some((q, _))) => *q,
+            (Some((p, _)), Some((q, _))) => *(*p).min(q),
+        };
+        while open.pop_if(|(outer, ..)| !outer.covers(&prefix)).is_some() {}
+        let (old_around, new_around) = open
+            .last()
+            .map_or((ClassId(0), ClassIndex::REST), |(_, old, new)| (*old, *new));
+        let was = old.next_if(|(p, _)| **p == prefix).map(|(_, class)| *class);
+        let is = new.next_if(|(q, _)| *q == prefix).map(|(_, class)| *class);
+        let region = Region {
+            prefix,
+            old: was.unwrap_or(old_around),
+            new: is.unwrap_or(new_around),
+            in_old: was.is_some(),
+            in_new: is.is_some(),
+        };
+        open.push((prefix, region.old, region.new));
+        all.push(region);
+    }
+}
