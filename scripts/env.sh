@@ -12,6 +12,10 @@ PODGATE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PODGATE_CACHE=${PODGATE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/podgate}
 PODGATE_CNI_BIN=$PODGATE_CACHE/bin
 
+# Where the tests and the demo look: podgate's own binaries, and everybody else's plugins.
+PODGATE_BIN_DIR=${PODGATE_BIN_DIR:-${CARGO_TARGET_DIR:-$PODGATE_ROOT/target}/release}
+CNI_PATH=${CNI_PATH:-$PODGATE_CNI_BIN}
+
 # Releases. A change here is all that an update takes: setup.sh compares them with versions/.
 # shellcheck disable=SC2034 # used by the scripts that source this
 {
@@ -32,7 +36,7 @@ case ":$PATH:" in
   *) PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin:$PODGATE_CNI_BIN:$PODGATE_CACHE/python/bin ;;
 esac
 
-export PODGATE_ROOT PODGATE_CACHE PODGATE_CNI_BIN PATH
+export PODGATE_ROOT PODGATE_CACHE PODGATE_CNI_BIN PODGATE_BIN_DIR CNI_PATH PATH
 
 say() { printf '%s\n' "$*"; }
 die() {

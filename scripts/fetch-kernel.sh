@@ -6,7 +6,7 @@
 # 6.1 and 6.12 are Debian 12's own, 5.10 is Debian 11's. A private apt folder asks the mirror that this machine uses
 # anyway; neither the machine's sources nor its installed packages are touched.
 set -euo pipefail
-# shellcheck source=scripts/env.sh
+# shellcheck source=env.sh
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 series=${1:-}

@@ -8,7 +8,7 @@
 # It asks only package registries: Debian, crates.io, the Go module proxy, PyPI. It can be run as often as one likes;
 # where nothing is missing it says so within a second. What it puts where: scripts/env.sh.
 set -euo pipefail
-# shellcheck source=scripts/env.sh
+# shellcheck source=env.sh
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 tests=false kernels=(5.10 6.1)
@@ -55,7 +55,7 @@ debian_packages() {
   if $tests; then
     echo 'watches and makes traffic in the tests|tcpdump iperf3 conntrack ethtool hyperfine'
     echo 'boots other kernels for the tests|qemu-system-x86 busybox-static zstd cpio kmod udev'
-    echo 'reads the scripts for mistakes|shellcheck'
+    echo 'reads the scripts and the eBPF programs for mistakes|shellcheck rust-web-clippy'
   fi
   if $tests && ! python3 -c 'import ensurepip' 2>/dev/null; then echo 'virtme-ng is a Python package|python3-venv'; fi
 }
@@ -105,6 +105,12 @@ install_bpf_linker() {
   begin "bpf-linker $BPF_LINKER_VERSION (cargo install, about a minute)" 'links the eBPF programs'
   LLVM_PREFIX=/usr/lib/llvm-$LLVM_MAJOR quietly cargo install --quiet --locked --force bpf-linker \
     --version "$BPF_LINKER_VERSION" --no-default-features --features "llvm-$LLVM_MAJOR"
+}
+
+install_cargo_deny() {
+  at_least "$CARGO_DENY_VERSION" "$(cargo-deny --version 2>/dev/null | cut -d' ' -f2)" && return
+  begin "cargo-deny $CARGO_DENY_VERSION (cargo install, about two minutes)" 'checks licences and advisories of what is built in'
+  quietly cargo install --quiet --locked --force cargo-deny --version "$CARGO_DENY_VERSION"
 }
 
 # quietly COMMAND...: output only where it fails. In / so that no toolchain file or workspace of ours has a say.
@@ -214,6 +220,7 @@ install_debian_packages
 install_bpf_linker
 install_cni_tools
 if $tests; then
+  install_cargo_deny
   install_aws_plugins
   install_kernels
 fi

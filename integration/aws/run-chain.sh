@@ -6,7 +6,7 @@
 # --cards N       the pod asks for an interface on each of N network cards (1)
 # --egress        egress-cni is enabled: a second pair, for the other address family
 # --ipv6          the cluster is an IPv6 one (and egress-cni, if enabled, an IPv4 one)
-# --with-podgate  keeps podgate in the chain (PODGATE_BIN, default target/release); without it, the chain is Amazon's alone
+# --with-podgate  keeps podgate in the chain (from PODGATE_BIN_DIR, see scripts/env.sh); without it, the chain is Amazon's alone
 # --show          prints links, addresses, rules and routes of node and pod to standard error
 #
 # The node is this process: own mount, network and ipc namespace, tmpfs over /run, /var/lib and /var/log. Nothing is
@@ -38,7 +38,9 @@ mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/log
 mount -t tmpfs tmpfs /var/lib
 mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf
-mkdir -p /run/aws-node /run/netns /run/node
+mkdir -p /run/aws-node /run/netns /run/node /var/log/aws-routed-eni
+# Amazon's packages open a log of their own under /host before they know their configuration.
+export AWS_VPC_K8S_CNI_LOG_FILE=/var/log/aws-routed-eni/packages.log
 ip link set lo up
 ip netns add outside
 ip link add uplink type veth peer name outside netns outside
@@ -78,7 +80,7 @@ if grep -n __ /run/node/net.d/10-aws.conflist >&2; then die 'a placeholder was n
 
 # --- ADD and DEL, as a runtime does them ------------------------------------------------------------------------------
 ip netns add pod
-export NETCONFPATH=/run/node/net.d CNI_PATH=${PODGATE_BIN:-$PODGATE_ROOT/target/release}:$PODGATE_CNI_BIN
+export NETCONFPATH=/run/node/net.d CNI_PATH=$PODGATE_BIN_DIR:$PODGATE_CNI_BIN
 export CNI_ARGS='IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-6d5f8-x2x7q;K8S_POD_INFRA_CONTAINER_ID=0a1b2c3d;K8S_POD_UID=7b4f3a52-6f3c-4d8e-9a53-1f0b6f6f2f10'
 if [ "$cards" -gt 1 ]; then
   export CAP_ARGS='{"io.kubernetes.cri.pod-annotations":{"k8s.amazonaws.com/nicConfig":"multi-nic-attachment"}}'

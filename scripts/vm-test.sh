@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Boots another kernel over this machine's file system (read-only), runs a command in it as root and ends with its code.
+#
+#   scripts/vm-test.sh 5.10|6.1|6.12 [COMMAND [ARGUMENT...]]
+#   scripts/vm-test.sh 6.1 sh -c 'uname -r; tc -V'
+#
+# Without a command: the programs load and pods are enforced (the tests of integration/ whose names begin with `kernel_`),
+# built here beforehand. In the machine: /sys/fs/bpf is a bpffs, /tmp, /run and /var are memory, PODGATE_VM is the kernel's
+# series, $PODGATE_VM_DIR is a folder that stays behind where it is set on the outside.
+# A machine that hangs is ended after PODGATE_VM_TIMEOUT seconds (600). It is emulated, so everything is slow: 10 to 30 s to
+# the first line on two busy cores. PODGATE_VM_CPUS (2), PODGATE_VM_MEMORY (2G).
+set -euo pipefail
+# shellcheck source=env.sh
+. "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+series=${1:-}
+[[ $series =~ ^[0-9]+\.[0-9]+$ ]] || die "usage: $0 5.10|6.1|6.12 [COMMAND...]"
+shift
+kernel=$PODGATE_CACHE/kernels/$series/vmlinuz
+if [ ! -e "$kernel" ] || ! command -v vng >/dev/null; then
+  "$PODGATE_ROOT/scripts/setup.sh" --tests
+  [ -e "$kernel" ] || "$PODGATE_ROOT/scripts/fetch-kernel.sh" "$series"
+fi
+
+# The test executables that cargo made, one a line: the machine has no cargo of its own, and no time for one.
+kernel_tests() {
+  (cd "$PODGATE_ROOT" && cargo test --locked --no-run --message-format=json-render-diagnostics -p integration -p enforcer) |
+    jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | .executable'
+}
+
+folder=${PODGATE_VM_DIR:-}
+if [ -z "$folder" ]; then
+  folder=$(mktemp -d "$PODGATE_CACHE/vm.XXXXXX")
+  trap 'rm -rf "$folder"' EXIT
+fi
+
+{
+  cat <<GUEST
+#!/bin/bash
+# What runs in the machine.
+export PATH='$PATH' HOME=/root PODGATE_VM='$series' PODGATE_VM_DIR='$folder' PODGATE_CACHE='$PODGATE_CACHE' RUST_BACKTRACE=1 CI='${CI:-}'
+export PODGATE_BIN_DIR='$PODGATE_BIN_DIR' CNI_PATH='$CNI_PATH'
+mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+# A distribution's init does this; without it mounts in new namespaces behave as on no real node.
+mount --make-rshared /
+ip link set lo up
+cd '$PODGATE_ROOT' || exit 125
+GUEST
+  if [ $# -gt 0 ]; then
+    printf '%q ' "$@"
+    printf '\nstatus=$?\n'
+  else
+    tests=$(kernel_tests) || die 'the tests do not build'
+    echo 'status=0'
+    while read -r executable; do
+      printf '%q kernel_ --test-threads=1 || status=$?\n' "$executable"
+    done <<<"$tests"
+  fi
+  # shellcheck disable=SC2016 # $status is the machine's
+  printf 'echo "$status" >%q/status\n' "$folder"
+} >"$folder/run"
+chmod +x "$folder/run"
+rm -f "$folder/status"
+
+step "kernel $series ($(cat "$PODGATE_CACHE/versions/linux-$series")): ${*:-kernel tests}"
+# Hardware virtualisation hangs on some hosts, and a pipe is the only way to see the output: see docs/DEVELOPING.md.
+timeout --kill-after=10 "${PODGATE_VM_TIMEOUT:-600}" \
+  vng --disable-kvm -r "$kernel" --root / --rwdir "$folder" --cpus "${PODGATE_VM_CPUS:-2}" -m "${PODGATE_VM_MEMORY:-2G}" \
+  --exec "$folder/run" </dev/null 2>&1 | cat || true
+
+# The command's own code, by way of a file: a kernel that dies or an emulator that is ended leaves none.
+status=$(cat "$folder/status" 2>/dev/null) || {
+  step "kernel $series: the machine did not come to an end"
+  exit 125
+}
+step "kernel $series: exit code $status"
+exit "$status"
