@@ -67,7 +67,7 @@ impl Chain {
 
     /// Sets a key in the entry of a plugin.
     #[must_use]
-    pub fn set(mut self, plugin: &str, key: &str, value: Value) -> Self {
+    pub fn set(mut self, plugin: &str, key: &str, value: &Value) -> Self {
         for conf in self
             .plugins
             .iter_mut()
@@ -162,11 +162,23 @@ impl Chain {
 /// `host-local` in both families; the data are in the node's own tmpfs.
 #[must_use]
 pub fn host_local() -> Value {
+    ranges(
+        "10.88",
+        "fd00:88",
+        &json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]),
+    )
+}
+
+/// Addresses from `V4.0.10` and `V6::10` on.
+fn ranges(v4: &str, v6: &str, routes: &Value) -> Value {
     json!({
         "type": "host-local",
         "dataDir": "/run/cni-networks",
-        "ranges": [[{"subnet": POD_V4, "rangeStart": "10.88.0.10"}], [{"subnet": POD_V6, "rangeStart": "fd00:88::10"}]],
-        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+        "ranges": [
+            [{"subnet": format!("{v4}.0.0/16"), "rangeStart": format!("{v4}.0.10")}],
+            [{"subnet": format!("{v6}::/64"), "rangeStart": format!("{v6}::10")}],
+        ],
+        "routes": routes,
     })
 }
 
@@ -174,6 +186,12 @@ pub fn host_local() -> Value {
 #[must_use]
 pub fn ptp() -> Value {
     json!({"type": "ptp", "ipMasq": false, "mtu": 1500, "ipam": host_local()})
+}
+
+/// The `ptp` plugin for a second network of a pod: other addresses, no default routes.
+#[must_use]
+pub fn second_ptp() -> Value {
+    json!({"type": "ptp", "ipMasq": false, "mtu": 1500, "ipam": ranges("10.99", "fd00:99", &json!([]))})
 }
 
 /// The `bridge` plugin as gateway.
@@ -212,6 +230,7 @@ pub struct CniCall<'n> {
     binary: PathBuf,
     env: Vec<(String, String)>,
     stdin: Vec<u8>,
+    wrapper: Vec<String>,
     timeout: Duration,
 }
 
@@ -229,6 +248,7 @@ impl<'n> CniCall<'n> {
             binary: tools::plugin(plugin),
             env,
             stdin: Vec::new(),
+            wrapper: Vec::new(),
             timeout: Duration::from_secs(30),
         }
     }
@@ -285,6 +305,13 @@ impl<'n> CniCall<'n> {
         self
     }
 
+    /// Runs the plugin by another program, such as `setpriv`.
+    #[must_use]
+    pub fn wrapped(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Runs the plugin. Only its own configuration names podgate's folders: the node's variables are not set.
     #[track_caller]
     #[must_use]
@@ -309,6 +336,7 @@ impl<'n> CniCall<'n> {
                 "CNI_IFNAME",
             ])
             .args(&variables)
+            .args(&self.wrapper)
             .arg(&self.binary);
         cmd = cmd.stdin(self.stdin).timeout(self.timeout);
         Reply { output: cmd.run() }

@@ -72,7 +72,7 @@ impl Cmd {
         self
     }
 
-    /// Removes an environment variable.
+    /// Removes an environment variable, unless it is set here too.
     #[must_use]
     pub fn unset(mut self, key: impl AsRef<OsStr>) -> Self {
         self.unset.push(key.as_ref().to_owned());
@@ -97,12 +97,12 @@ impl Cmd {
     #[must_use]
     pub fn to_std(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command
-            .args(&self.args)
-            .envs(self.envs.iter().map(|(key, value)| (key, value)));
         for key in &self.unset {
             command.env_remove(key);
         }
+        command
+            .args(&self.args)
+            .envs(self.envs.iter().map(|(key, value)| (key, value)));
         command
     }
 

@@ -31,6 +31,32 @@ pub const OUTSIDE_MORE_V4: [&str; 2] = ["198.51.100.3", "198.51.100.4"];
 /// More IPv6 addresses of the outside host.
 pub const OUTSIDE_MORE_V6: [&str; 2] = ["2001:db8:100::3", "2001:db8:100::4"];
 
+/// The outside host's `number`th address (0 to 2) in both families: IPv4, then IPv6.
+///
+/// # Panics
+/// When there is no such address.
+#[must_use]
+pub fn outside(number: usize) -> [IpAddr; 2] {
+    let v4 = [OUTSIDE_V4, OUTSIDE_MORE_V4[0], OUTSIDE_MORE_V4[1]][number];
+    let v6 = [OUTSIDE_V6, OUTSIDE_MORE_V6[0], OUTSIDE_MORE_V6[1]][number];
+    [v4, v6].map(|text| {
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
+    })
+}
+
+/// The node's own address in both families.
+///
+/// # Panics
+/// Never: the addresses are constants.
+#[must_use]
+pub fn node_addresses() -> [IpAddr; 2] {
+    [NODE_V4, NODE_V6].map(|text| {
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
+    })
+}
+
 /// Which bpffs the node sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BpfFs {
@@ -451,8 +477,12 @@ impl Node {
     #[track_caller]
     pub fn install(&self, chain: &Chain) {
         let path = self.conf_dir().join(format!("{}.conflist", chain.name()));
-        fs::write(&path, chain.to_json().to_string())
-            .unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+        let text = chain.to_json().to_string();
+        // Pods may be added at the same time: a file that says the same already is not written again.
+        if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            return;
+        }
+        fs::write(&path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     }
 
     /// A Service as kube-proxy makes it: what goes to `cluster` is sent to `backend`, with the node's address where a pod calls itself.
@@ -492,6 +522,21 @@ impl Node {
     pub fn remove_policy(&self, file: &str) {
         let path = self.policies_dir().join(file);
         fs::remove_file(&path).unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
+    }
+
+    /// Makes the state folder read-only, as the node sees it.
+    #[track_caller]
+    pub fn make_state_read_only(&self) {
+        let dir = self.state_dir.display();
+        self.sh(&format!(
+            "mount --bind {dir} {dir}; mount -o remount,bind,ro {dir}"
+        ));
+    }
+
+    /// Takes [`Node::make_state_read_only`] back.
+    #[track_caller]
+    pub fn make_state_writable(&self) {
+        self.sh(&format!("umount {}", self.state_dir.display()));
     }
 
     /// The plugin's log so far: the node's file, and that of chains which name none.

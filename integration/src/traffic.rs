@@ -399,6 +399,12 @@ impl Sink {
         self.helper.ask("report")
     }
 
+    /// What came so far of what was sent between two moments (`CLOCK_MONOTONIC` nanoseconds).
+    #[track_caller]
+    pub fn window(&mut self, from_ns: u64, to_ns: u64) -> SinkReport {
+        self.helper.ask(&format!("report {from_ns} {to_ns}"))
+    }
+
     /// What came so far from one address.
     #[track_caller]
     pub fn from(&mut self, source: IpAddr) -> SourceCount {

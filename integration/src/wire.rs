@@ -67,12 +67,8 @@ pub struct SourceCount {
 }
 
 impl SourceCount {
-    /// Counts one payload.
-    pub fn count(&mut self, payload: &[u8]) {
-        let Some(stamp) = Stamp::parse(payload) else {
-            self.others += 1;
-            return;
-        };
+    /// Counts one packet.
+    pub fn count(&mut self, stamp: Stamp) {
         if self.packets == 0 {
             (self.first_sequence, self.first_sent_ns) = (stamp.sequence, stamp.sent_ns);
         }
@@ -81,6 +77,17 @@ impl SourceCount {
         self.first_sent_ns = self.first_sent_ns.min(stamp.sent_ns);
         self.last_sequence = self.last_sequence.max(stamp.sequence);
         self.last_sent_ns = self.last_sent_ns.max(stamp.sent_ns);
+    }
+
+    /// How many packets between the first and the last that came did not come.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let span = self.last_sequence - self.first_sequence + 1;
+        if self.packets == 0 {
+            0
+        } else {
+            span.saturating_sub(self.packets)
+        }
     }
 }
 
@@ -129,20 +136,20 @@ mod tests {
     }
 
     #[test]
-    fn a_count_keeps_the_latest_stamp_whatever_the_order() {
+    fn a_count_keeps_the_latest_stamp_whatever_the_order_and_knows_what_is_missing() {
         let mut count = SourceCount::default();
+        assert_eq!(count.lost(), 0);
         for (sequence, sent_ns) in [(5, 50), (3, 30), (9, 90), (4, 40)] {
-            count.count(&Stamp { sequence, sent_ns }.to_bytes());
+            count.count(Stamp { sequence, sent_ns });
         }
-        count.count(b"x");
         assert_eq!(
             (
                 count.packets,
-                count.others,
                 count.first_sequence,
-                count.last_sent_ns
+                count.last_sent_ns,
+                count.lost()
             ),
-            (4, 1, 3, 90)
+            (4, 3, 90, 3)
         );
     }
 }

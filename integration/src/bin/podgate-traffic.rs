@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use integration::frames::{self, Summary};
-use integration::wire::{FloodReport, STAMP_LEN, SinkReport, Stamp, monotonic_ns};
+use integration::wire::{FloodReport, STAMP_LEN, SinkReport, SourceCount, Stamp, monotonic_ns};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
@@ -79,7 +79,7 @@ enum Command {
         #[arg(long, default_value_t = 10_000)]
         rate: u64,
     },
-    /// Count stamped UDP packets per source; `report` prints the counts.
+    /// Count stamped UDP packets per source; `report FROM TO` prints the counts of what was sent then (nanoseconds).
     Sink {
         /// UDP port.
         port: u16,
@@ -491,29 +491,61 @@ impl Markers {
     }
 }
 
+/// All stamps of a source, so that a question about any stretch of time can be answered afterwards.
+type Arrived = BTreeMap<IpAddr, (Vec<Stamp>, u64)>;
+
+/// What was sent from `from` to `to` and came.
+fn window(arrived: &Arrived, from: u64, to: u64) -> SinkReport {
+    let report = arrived.iter().map(|(source, (stamps, others))| {
+        let mut count = SourceCount {
+            others: *others,
+            ..SourceCount::default()
+        };
+        for stamp in stamps
+            .iter()
+            .filter(|stamp| (from..=to).contains(&stamp.sent_ns))
+        {
+            count.count(*stamp);
+        }
+        (source.to_string(), count)
+    });
+    report.collect()
+}
+
 fn sink(port: u16) -> io::Result<()> {
     let socket = UdpSocket::bind(("::", port))?;
     setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).map_err(io::Error::from)?;
     let port = socket.local_addr()?.port();
     let markers = Markers::new(port)?;
-    let counts = Arc::new(Mutex::new(SinkReport::new()));
-    let (thread_markers, thread_counts) = (Arc::clone(&markers), Arc::clone(&counts));
+    let arrived = Arc::new(Mutex::new(Arrived::new()));
+    let (thread_markers, thread_arrived) = (Arc::clone(&markers), Arc::clone(&arrived));
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
             let payload = &buffer[..length];
-            if !thread_markers.take(payload) {
-                lock(&thread_counts)
-                    .entry(plain(peer.ip()).to_string())
-                    .or_default()
-                    .count(payload);
+            if thread_markers.take(payload) {
+                continue;
+            }
+            let mut arrived = lock(&thread_arrived);
+            let (stamps, others) = arrived.entry(plain(peer.ip())).or_default();
+            match Stamp::parse(payload) {
+                Some(stamp) => stamps.push(stamp),
+                None => *others += 1,
             }
         }
     });
     say(&json!({"event": "ready", "port": port}));
-    each_line(|_| {
+    each_line(|line| {
         markers.sync();
-        say(&json!(*lock(&counts)));
+        let mut bounds = line
+            .split(' ')
+            .skip(1)
+            .map(|word| word.parse().unwrap_or(u64::MAX));
+        let (from, to) = (
+            bounds.next().unwrap_or(0),
+            bounds.next().unwrap_or(u64::MAX),
+        );
+        say(&json!(window(&lock(&arrived), from, to)));
     });
     Ok(())
 }
