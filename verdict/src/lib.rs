@@ -14,6 +14,8 @@ pub mod decide;
 pub mod env;
 pub mod flow;
 pub mod layout;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod neighbour;
 pub mod packet;
 pub mod policy;

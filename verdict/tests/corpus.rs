@@ -1,0 +1,65 @@
+//! Every case of `tests/corpus` on the model; every reason is met by some case.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use verdict::Reason;
+use verdict::model::case::ModelWorld;
+use verdict::model::{Case, Step};
+
+fn files() -> Vec<(String, Vec<Case>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|p| p.extension().is_some_and(|e| e == "txt"));
+    paths.sort();
+    paths
+        .iter()
+        .map(|p| {
+            let name = p.file_stem().unwrap().to_string_lossy().into_owned();
+            let cases = Case::read_all(&fs::read_to_string(p).unwrap());
+            (name.clone(), cases.unwrap_or_else(|e| panic!("{name}.txt: {e}")))
+        })
+        .collect()
+}
+
+#[test]
+fn every_case_comes_out_as_it_says() {
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for (file, cases) in files() {
+        for case in cases {
+            count += 1;
+            if let Err(failure) = case.replay(&mut ModelWorld::default()) {
+                failures.push(format!("{file}.txt: {failure}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of {count} cases:\n{}", failures.len(), failures.join("\n"));
+    println!("{count} cases");
+}
+
+#[test]
+fn every_reason_is_met() {
+    let mut met = BTreeSet::new();
+    for (_, cases) in files() {
+        for (_, step) in cases.iter().flat_map(|c| &c.steps) {
+            if let Step::Packet { reason, .. } = step {
+                met.insert(*reason);
+            }
+        }
+    }
+    let never: Vec<_> = Reason::ALL.iter().filter(|r| !met.contains(r)).collect();
+    assert!(never.is_empty(), "no case meets {never:?}");
+}
+
+#[test]
+fn names_are_used_once() {
+    let mut names = BTreeSet::new();
+    for (file, cases) in files() {
+        for case in cases {
+            assert!(names.insert(case.name.clone()), "{file}.txt: {}", case.name);
+        }
+    }
+}
