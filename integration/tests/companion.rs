@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use integration::{Chain, Doc, Flood, Node, Pod, Server, Session, Sink, node, traffic, wait_for, wait_until};
+use integration::{
+    Chain, Doc, Flood, Node, Pod, Server, Session, Sink, node, traffic, wait_for, wait_until,
+};
 use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -14,12 +16,20 @@ fn chain(node: &Node, extra: Value) -> Chain {
 /// A document in the pods' namespace that selects `web` and lets the outside's first address in.
 fn let_first_in() -> String {
     let [v4, v6] = node::outside(0);
-    Doc::new("default", "in").selects_named("web", "").isolate_ingress().ingress(v4, "").ingress(v6, "").yaml()
+    Doc::new("default", "in")
+        .selects_named("web", "")
+        .isolate_ingress()
+        .ingress(v4, "")
+        .ingress(v6, "")
+        .yaml()
 }
 
 fn reaches(node: &Node, pod: &Pod<'_>, number: usize) -> [bool; 2] {
     let from = node::outside(number);
-    [traffic::tcp_from(&node.outside(), from[0], pod.v4(), 80).is_open(), traffic::tcp_from(&node.outside(), from[1], pod.v6(), 80).is_open()]
+    [
+        traffic::tcp_from(&node.outside(), from[0], pod.v4(), 80).is_open(),
+        traffic::tcp_from(&node.outside(), from[1], pod.v6(), 80).is_open(),
+    ]
 }
 
 #[test]
@@ -29,13 +39,24 @@ fn without_a_companion_deny_waits_and_opens_when_it_comes() {
     let mut pod = node.pod("web");
     let start = Instant::now();
     pod.add(&chain(&node, json!({"networkPolicyEnforcingMode": "standard", "policyWait": "300ms", "onPolicyUnknown": "deny"})));
-    assert!(start.elapsed() < Duration::from_secs(3), "nobody to wait for: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "nobody to wait for: {:?}",
+        start.elapsed()
+    );
     let _server = Server::start(&pod.place(), &[80], &[]);
-    assert_eq!((reaches(&node, &pod, 0), reaches(&node, &pod, 1)), ([false; 2], [false; 2]), "unknown is denied");
+    assert_eq!(
+        (reaches(&node, &pod, 0), reaches(&node, &pod, 1)),
+        ([false; 2], [false; 2]),
+        "unknown is denied"
+    );
     assert!(traffic::tcp(&node.outside(), pod.v4(), 80).is_silent());
     let _companion = node.companion();
     node.settle();
-    assert_eq!((reaches(&node, &pod, 0), reaches(&node, &pod, 1)), ([true; 2], [false; 2]));
+    assert_eq!(
+        (reaches(&node, &pod, 0), reaches(&node, &pod, 1)),
+        ([true; 2], [false; 2])
+    );
 }
 
 #[test]
@@ -46,12 +67,19 @@ fn without_a_companion_allow_is_as_the_mode_says() {
     let keys = |mode: &str| json!({"networkPolicyEnforcingMode": mode, "policyWait": "100ms", "onPolicyUnknown": "allow"});
     open.add(&chain(&node, keys("standard")));
     closed.add(&chain(&node, keys("strict")));
-    let _servers = [Server::start(&open.place(), &[80], &[]), Server::start(&closed.place(), &[80], &[])];
+    let _servers = [
+        Server::start(&open.place(), &[80], &[]),
+        Server::start(&closed.place(), &[80], &[]),
+    ];
     assert_eq!(reaches(&node, &open, 1), [true; 2]);
     assert_eq!(reaches(&node, &closed, 1), [false; 2]);
     let _companion = node.companion();
     node.settle();
-    assert_eq!((reaches(&node, &open, 0), reaches(&node, &open, 1)), ([true; 2], [false; 2]), "the policy once it is known");
+    assert_eq!(
+        (reaches(&node, &open, 0), reaches(&node, &open, 1)),
+        ([true; 2], [false; 2]),
+        "the policy once it is known"
+    );
 }
 
 #[test]
@@ -60,17 +88,37 @@ fn without_a_companion_fail_fails_the_add_and_leaves_nothing() {
     node.put_policy("in.yaml", &let_first_in());
     let mut pod = node.pod("web");
     let result = pod.add(&Chain::new("net").with(integration::chain::ptp()));
-    let failing = chain(&node, json!({"policyWait": "100ms", "onPolicyUnknown": "fail"}));
+    let failing = chain(
+        &node,
+        json!({"policyWait": "100ms", "onPolicyUnknown": "fail"}),
+    );
     // The first ADD of all makes the maps; what a failing ADD must leave unchanged is what stood before it.
     let mut first = node.pod("first");
-    first.add(&chain(&node, json!({"onPolicyUnknown": "allow", "policyWait": "0s"})));
+    first.add(&chain(
+        &node,
+        json!({"onPolicyUnknown": "allow", "policyWait": "0s"}),
+    ));
     let before = integration::Snapshot::take(&node);
-    let error = pod.call("podgate", "ADD").conf(&failing.conf_of("podgate", Some(&result))).run().error();
-    assert!(!error.details.is_empty(), "details say what to do: {error:?}");
-    before.assert_same(&integration::Snapshot::take(&node), "after an ADD that failed");
+    let error = pod
+        .call("podgate", "ADD")
+        .conf(&failing.conf_of("podgate", Some(&result)))
+        .run()
+        .error();
+    assert!(
+        !error.details.is_empty(),
+        "details say what to do: {error:?}"
+    );
+    before.assert_same(
+        &integration::Snapshot::take(&node),
+        "after an ADD that failed",
+    );
     let _companion = node.companion();
     node.settle();
-    let _ = pod.call("podgate", "ADD").conf(&failing.conf_of("podgate", Some(&result))).run().result();
+    let _ = pod
+        .call("podgate", "ADD")
+        .conf(&failing.conf_of("podgate", Some(&result)))
+        .run()
+        .result();
 }
 
 #[test]
@@ -78,26 +126,50 @@ fn what_is_in_force_stays_in_force_while_the_companion_is_away() {
     let node = Node::builder("away").start();
     let companion = node.companion();
     let mut pod = node.pod("web");
-    pod.add(&chain(&node, json!({"networkPolicyEnforcingMode": "strict"})));
+    pod.add(&chain(
+        &node,
+        json!({"networkPolicyEnforcingMode": "strict"}),
+    ));
     let _server = Server::start(&pod.place(), &[80], &[]);
     node.put_policy("in.yaml", &let_first_in());
     node.settle();
-    let mut session = Session::open(&node.outside(), (pod.v4(), 80).into(), false, Some((node::outside(0)[0], 0).into()));
+    let mut session = Session::open(
+        &node.outside(),
+        (pod.v4(), 80).into(),
+        false,
+        Some((node::outside(0)[0], 0).into()),
+    );
     companion.stop();
-    assert_eq!((reaches(&node, &pod, 0), reaches(&node, &pod, 1)), ([true; 2], [false; 2]));
+    assert_eq!(
+        (reaches(&node, &pod, 0), reaches(&node, &pod, 1)),
+        ([true; 2], [false; 2])
+    );
     assert!(session.works());
     // What changes meanwhile is taken up at its start.
     let [v4, v6] = node::outside(1);
-    node.put_policy("in.yaml", &Doc::new("default", "in").selects_named("web", "").ingress(v4, "").ingress(v6, "").yaml());
+    node.put_policy(
+        "in.yaml",
+        &Doc::new("default", "in")
+            .selects_named("web", "")
+            .ingress(v4, "")
+            .ingress(v6, "")
+            .yaml(),
+    );
     let killed = node.companion();
     node.settle();
-    assert_eq!((reaches(&node, &pod, 0), reaches(&node, &pod, 1)), ([false; 2], [true; 2]));
+    assert_eq!(
+        (reaches(&node, &pod, 0), reaches(&node, &pod, 1)),
+        ([false; 2], [true; 2])
+    );
     assert!(!session.works());
     killed.kill();
     assert_eq!(reaches(&node, &pod, 1), [true; 2], "killed without a word");
     let _again = node.companion();
     node.settle();
-    assert_eq!((reaches(&node, &pod, 0), reaches(&node, &pod, 1)), ([false; 2], [true; 2]));
+    assert_eq!(
+        (reaches(&node, &pod, 0), reaches(&node, &pod, 1)),
+        ([false; 2], [true; 2])
+    );
 }
 
 #[test]
@@ -109,7 +181,10 @@ fn wait_knows_that_there_is_no_companion() {
     let companion = node.companion();
     node.settle();
     companion.signal("STOP");
-    node.put_policy("more.yaml", &let_first_in().replace("name: in", "name: more"));
+    node.put_policy(
+        "more.yaml",
+        &let_first_in().replace("name: in", "name: more"),
+    );
     let output = node.ctl(&["wait", "--timeout", "300ms"]);
     assert_eq!(output.code, Some(1), "{output}");
     companion.signal("CONT");
@@ -121,21 +196,40 @@ fn filters_and_qdiscs_that_somebody_removes_are_back_within_a_second_and_nothing
     let node = Node::builder("repair").start();
     let _companion = node.companion();
     let mut pod = node.pod("web");
-    pod.add(&chain(&node, json!({"networkPolicyEnforcingMode": "strict"})));
+    pod.add(&chain(
+        &node,
+        json!({"networkPolicyEnforcingMode": "strict"}),
+    ));
     let veth = pod.host_veth();
     let mut sink = Sink::start(&node.outside());
     let to = node::outside(0).map(|address| (address, sink.port).into());
     let flood = Flood::start(&pod.place(), &to);
-    for damage in ["tc qdisc del dev $V clsact", "tc filter del dev $V ingress", "tc filter del dev $V egress", "tc filter replace dev $V ingress pref 1 handle 1 matchall action pass"] {
-        let _ = node.cmd("sh").args(["-c", &damage.replace("$V", &veth)]).run();
-        let took = wait_until(&format!("`{damage}` is repaired"), 3 * SECOND, || node.is_enforced(&veth));
+    for damage in [
+        "tc qdisc del dev $V clsact",
+        "tc filter del dev $V ingress",
+        "tc filter del dev $V egress",
+        "tc filter replace dev $V ingress pref 1 handle 1 matchall action pass",
+    ] {
+        let _ = node
+            .cmd("sh")
+            .args(["-c", &damage.replace("$V", &veth)])
+            .run();
+        let took = wait_until(&format!("`{damage}` is repaired"), 3 * SECOND, || {
+            node.is_enforced(&veth)
+        });
         println!("`{damage}` repaired within {took:?}");
         assert!(took < SECOND, "`{damage}`: {took:?}");
     }
     let moment = integration::monotonic_ns();
-    wait_until("the generator goes on", 5 * SECOND, || integration::monotonic_ns() > moment + 500_000_000);
+    wait_until("the generator goes on", 5 * SECOND, || {
+        integration::monotonic_ns() > moment + 500_000_000
+    });
     let _ = flood.stop();
-    let late: u64 = sink.window(moment, u64::MAX).values().map(|count| count.packets).sum();
+    let late: u64 = sink
+        .window(moment, u64::MAX)
+        .values()
+        .map(|count| count.packets)
+        .sum();
     assert_eq!(late, 0, "silence after the repair");
 }
 
@@ -144,12 +238,18 @@ fn pins_that_somebody_removes_are_back_within_a_second() {
     let node = Node::builder("repair").start();
     let _companion = node.companion();
     let mut pod = node.pod("web");
-    pod.add(&chain(&node, json!({"networkPolicyEnforcingMode": "strict"})));
+    pod.add(&chain(
+        &node,
+        json!({"networkPolicyEnforcingMode": "strict"}),
+    ));
     let pins = node.pins();
     for pin in &pins {
         let path = node.inside(node.bpf_dir().join(pin));
-        std::fs::remove_file(&path).unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
-        let took = wait_until(&format!("the pin {pin} is back"), 3 * SECOND, || node.pins() == pins);
+        std::fs::remove_file(&path)
+            .unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
+        let took = wait_until(&format!("the pin {pin} is back"), 3 * SECOND, || {
+            node.pins() == pins
+        });
         assert!(took < SECOND, "{pin}: {took:?}");
     }
     assert!(node.is_enforced(&pod.host_veth()));
@@ -160,14 +260,19 @@ fn what_was_removed_while_it_was_away_is_repaired_within_two_seconds_of_its_star
     let node = Node::builder("repair").start();
     let companion = node.companion();
     let mut pod = node.pod("web");
-    pod.add(&chain(&node, json!({"networkPolicyEnforcingMode": "strict"})));
+    pod.add(&chain(
+        &node,
+        json!({"networkPolicyEnforcingMode": "strict"}),
+    ));
     let veth = pod.host_veth();
     companion.stop();
     node.sh(&format!("tc qdisc del dev {veth} clsact"));
     assert!(!node.is_enforced(&veth));
     let start = Instant::now();
     let _companion = node.companion();
-    wait_until("the filters are back", 4 * SECOND, || node.is_enforced(&veth));
+    wait_until("the filters are back", 4 * SECOND, || {
+        node.is_enforced(&veth)
+    });
     assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
     let _server = Server::start(&pod.place(), &[80], &[]);
     assert!(traffic::tcp(&node.outside(), pod.v4(), 80).is_silent());
@@ -177,13 +282,28 @@ fn what_was_removed_while_it_was_away_is_repaired_within_two_seconds_of_its_star
 fn a_second_companion_does_not_run_beside_the_first() {
     let node = Node::builder("second").start();
     let mut first = node.companion();
-    let dirs = [node.state_dir().display().to_string(), node.bpf_dir().display().to_string()];
+    let dirs = [
+        node.state_dir().display().to_string(),
+        node.bpf_dir().display().to_string(),
+    ];
     let output = node
         .cmd(integration::tools::podgate("podgated"))
-        .args(["--state-dir", &dirs[0], "--bpf-dir", &dirs[1], "--metrics-bind-addr", "127.0.0.1:0", "--health-probe-bind-addr", "127.0.0.1:0"])
+        .args([
+            "--state-dir",
+            &dirs[0],
+            "--bpf-dir",
+            &dirs[1],
+            "--metrics-bind-addr",
+            "127.0.0.1:0",
+            "--health-probe-bind-addr",
+            "127.0.0.1:0",
+        ])
         .timeout(5 * SECOND)
         .run();
-    assert!(!output.success() && !output.timed_out, "it says that another one runs and ends\n{output}");
+    assert!(
+        !output.success() && !output.timed_out,
+        "it says that another one runs and ends\n{output}"
+    );
     assert!(first.is_running());
 }
 
@@ -202,5 +322,8 @@ fn status_names_pod_interfaces_without_enforcement() {
     });
     let json = node.ctl_json(&["status"]).to_string();
     assert!(json.contains(&veth), "{json}");
-    assert!(!text.contains("up0"), "the uplink is no pod's interface: {text}");
+    assert!(
+        !text.contains("up0"),
+        "the uplink is no pod's interface: {text}"
+    );
 }

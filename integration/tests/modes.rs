@@ -100,7 +100,7 @@ fn mode_of_add(
             &path,
             json!({"networkPolicyEnforcingMode": mode}).to_string(),
         )
-        .unwrap(),
+        .expect("write node.json"),
         None => drop(fs::remove_file(&path)),
     }
     let extra = key.map_or_else(
