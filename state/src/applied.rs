@@ -83,7 +83,7 @@ impl Store {
     pub fn applied(&self) -> Result<AppliedDocuments, Error> {
         let folder = self.layout().applied();
         let mut all = AppliedDocuments::default();
-        for name in file::names(&folder)? {
+        for name in file::names(&folder, "")? {
             match read(folder.join(name)) {
                 Ok(Some(applied)) => all.documents.push(applied),
                 Ok(None) => {}

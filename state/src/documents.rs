@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, Metadata},
     io,
     os::unix::fs::MetadataExt as _,
@@ -130,7 +131,10 @@ impl Store {
             return None;
         }
         match self.check_above(path) {
-            Ok(()) => state(&self.layout().document(path)),
+            Ok(()) => {
+                let path = self.layout().document(path);
+                judge(&path, fs::symlink_metadata(&path))
+            }
             Err(file::Error::Missing { .. }) => None,
             Err(error) => Some(bad(&error)),
         }
@@ -216,65 +220,78 @@ fn scan(folder: &Path, relative: &RelPath, depth: usize, files: &mut BTreeMap<Re
         if file::is_hidden(&name) {
             continue;
         }
-        let kind = entry.file_type();
         let path = relative.child(&name);
-        if is_document(&name) {
-            if name.to_str().is_none() {
-                files.insert(path, FileState::Broken("its name is not UTF-8".to_owned()));
-            } else if let Some(state) = state(&folder.join(&name)) {
-                files.insert(path, state);
-            }
-        } else if kind.as_ref().is_ok_and(fs::FileType::is_dir) {
-            if depth >= MAX_DEPTH {
-                files.insert(
-                    path,
-                    FileState::Broken(format!("more than {MAX_DEPTH} folders deep")),
-                );
-            } else {
-                scan(&folder.join(&name), &path, depth + 1, files);
-            }
-        } else if kind.is_ok_and(|kind| kind.is_symlink()) && folder.join(&name).is_dir() {
-            files.insert(
-                path,
-                FileState::Broken("a link to a folder is not followed".to_owned()),
-            );
+        if let Some(state) = listed(&entry, &name, &path, depth, files) {
+            files.insert(path, state);
         }
     }
 }
 
-/// `None` = nothing there. A link is followed; one that leads nowhere is broken, not gone.
-fn state(path: &Path) -> Option<FileState> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            let dangling = fs::symlink_metadata(path).is_ok();
-            return dangling.then(|| FileState::Broken("a link that leads nowhere".to_owned()));
+/// What an entry of a folder adds to the listing by itself; a folder is looked into.
+fn listed(
+    entry: &fs::DirEntry,
+    name: &OsStr,
+    path: &RelPath,
+    depth: usize,
+    files: &mut BTreeMap<RelPath, FileState>,
+) -> Option<FileState> {
+    if is_document(name) {
+        if name.to_str().is_none() {
+            return Some(FileState::Broken("its name is not UTF-8".to_owned()));
         }
-        Err(error) => return Some(FileState::Broken(format!("cannot be looked at: {error}"))),
-    };
-    if metadata.is_dir() {
+        return judge(&entry.path(), entry.metadata());
+    }
+    let kind = entry.file_type().ok()?;
+    if kind.is_symlink() && entry.path().is_dir() {
         return Some(FileState::Broken(
-            "a folder with the name of a document".to_owned(),
+            "a link to a folder is not followed".to_owned(),
         ));
     }
+    if kind.is_dir() && depth >= MAX_DEPTH {
+        let reason = format!("more than {MAX_DEPTH} folders deep");
+        return Some(FileState::Broken(reason));
+    }
+    if kind.is_dir() {
+        scan(&entry.path(), path, depth + 1, files);
+    }
+    None
+}
+
+/// What one path is, by what lstat(2) says of it. `None` = nothing there. A link is followed; one that leads nowhere is
+/// broken, not gone.
+fn judge(path: &Path, found: io::Result<Metadata>) -> Option<FileState> {
+    let broken = |reason: String| Some(FileState::Broken(reason));
+    let unseen = |error: io::Error| broken(format!("cannot be looked at: {error}"));
+    let metadata = match found {
+        Ok(link) if link.is_symlink() => match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if is_gone(&error) => return broken("a link that leads nowhere".to_owned()),
+            Err(error) => return unseen(error),
+        },
+        Ok(metadata) => metadata,
+        Err(error) if is_gone(&error) => return None,
+        Err(error) => return unseen(error),
+    };
+    if metadata.is_dir() {
+        return broken("a folder with the name of a document".to_owned());
+    }
     if !metadata.is_file() {
-        return Some(FileState::Broken("not a regular file".to_owned()));
+        return broken("not a regular file".to_owned());
     }
     if let Err(error) = file::check_owner(path, &metadata) {
         return Some(bad(&error));
     }
     if metadata.len() > file::MAX_FILE_BYTES {
-        return Some(FileState::Broken(format!(
-            "more than {} bytes",
-            file::MAX_FILE_BYTES
-        )));
+        return broken(format!("more than {} bytes", file::MAX_FILE_BYTES));
     }
     Some(FileState::Readable(Document::of(&metadata)))
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 fn bad(error: &file::Error) -> FileState {

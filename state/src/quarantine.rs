@@ -22,7 +22,7 @@ impl Store {
         reason: &str,
     ) -> Result<Option<PathBuf>, Error> {
         let [copy, why] = self.layout().quarantined(source)?;
-        if !copy.exists() && file::names(&self.layout().quarantine())?.len() >= 2 * MAX_COPIES {
+        if !copy.exists() && file::names(&self.layout().quarantine(), "")?.len() >= 2 * MAX_COPIES {
             return Ok(None);
         }
         let kept = bytes.get(..MAX_COPY_BYTES).unwrap_or(bytes);

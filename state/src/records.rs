@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::{OsStr, OsString},
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -158,14 +157,13 @@ pub struct Records {
 impl Store {
     /// Every record. A file that vanishes meanwhile is none.
     pub fn records(&self) -> Result<Records, StoreError> {
-        self.records_where(|_| true)
+        self.records_with("")
     }
 
     /// The records of one container, by whatever call.
     pub fn container_records(&self, container_id: &str) -> Result<Records, StoreError> {
         let prefix = Layout::record_prefix(container_id)?;
-        let mut records =
-            self.records_where(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))?;
+        let mut records = self.records_with(&prefix)?;
         records
             .good
             .retain(|record| record.container_id == container_id);
@@ -194,13 +192,10 @@ impl Store {
         Ok(None)
     }
 
-    fn records_where(&self, wanted: impl Fn(&OsStr) -> bool) -> Result<Records, StoreError> {
+    fn records_with(&self, prefix: &str) -> Result<Records, StoreError> {
         let folder = self.layout().pods();
         let mut records = Records::default();
-        for name in file::names(&folder)?
-            .into_iter()
-            .filter(|name: &OsString| wanted(name))
-        {
+        for name in file::names(&folder, prefix)? {
             match read(folder.join(name)) {
                 Ok(None) => {}
                 Ok(Some(record)) if record.boot_id == self.boot_id() => records.good.push(record),
@@ -319,18 +314,22 @@ fn parse(bytes: &[u8]) -> Result<Record, ProblemKind> {
     }
 }
 
+/// What every file of ours begins with.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Head {
+    schema: u64,
+    pub(crate) boot_id: Option<String>,
+}
+
 /// Tell a file of a newer schema from one that is torn.
-pub(crate) fn check_schema(bytes: &[u8], known: u64) -> Result<(), ProblemKind> {
-    #[derive(Deserialize)]
-    struct Head {
-        schema: u64,
-    }
+pub(crate) fn check_schema(bytes: &[u8], known: u64) -> Result<Head, ProblemKind> {
     let head: Head =
         serde_json::from_slice(bytes).map_err(|error| ProblemKind::Torn(error.to_string()))?;
     match head.schema {
         0 => Err(ProblemKind::Torn("schema 0 never was".to_owned())),
         found if found > known => Err(ProblemKind::Newer { found, known }),
-        _ => Ok(()),
+        _ => Ok(head),
     }
 }
 

@@ -55,11 +55,6 @@ impl Store {
 
     /// Read `status/<name>.json`; `None` when it is not there or of an earlier boot.
     pub fn read_status<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Head {
-            boot_id: String,
-        }
         let path = self.layout().status_file(name)?;
         let Some(bytes) = file::read_optional(&path)? else {
             return Ok(None);
@@ -70,13 +65,13 @@ impl Store {
                 kind,
             },
         };
-        let torn = |error: serde_json::Error| content(ProblemKind::Torn(error.to_string()));
-        check_schema(&bytes, SCHEMA).map_err(content)?;
-        let head: Head = serde_json::from_slice(&bytes).map_err(torn)?;
-        if head.boot_id != self.boot_id() {
+        let head = check_schema(&bytes, SCHEMA).map_err(content)?;
+        if head.boot_id.as_deref() != Some(self.boot_id()) {
             return Ok(None);
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(torn)
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| content(ProblemKind::Torn(error.to_string())))
     }
 
     /// Remove `status/<name>.json`; `false` when it was not there.

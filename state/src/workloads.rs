@@ -46,12 +46,12 @@ impl Store {
     pub fn workloads(&self) -> Result<Workloads, Error> {
         let root = self.layout().workloads();
         let mut workloads = Workloads::default();
-        for folder in file::names(&root)? {
+        for folder in file::names(&root, "")? {
             let path = root.join(&folder);
             if !path.is_dir() {
                 continue;
             }
-            let names = match file::names(&path) {
+            let names = match file::names(&path, "") {
                 Ok(names) => names,
                 Err(error) => {
                     workloads.problems.push(Problem {

@@ -56,7 +56,7 @@ pub enum Error {
         /// Its permission bits.
         mode: u32,
     },
-    /// It holds more than [`MAX_FILE_BYTES`].
+    /// It holds more than [`MAX_FILE_BYTES`](super::MAX_FILE_BYTES).
     #[error("read {}: more than {limit} bytes", path.display())]
     TooLarge {
         /// The file.

@@ -221,11 +221,11 @@ fn ids_with_a_slash_are_errors() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Whatever the ids, and in whatever order they come and go, each endpoint has exactly its own record.
     #[test]
-    fn the_folder_is_a_map(steps in proptest::collection::vec(("a[a_.]{0,3}", "[a_]{1,3}", any::<bool>()), 1..40)) {
+    fn the_folder_is_a_map(steps in proptest::collection::vec(("a[a_.]{0,3}", "[a_]{1,3}", any::<bool>()), 1..24)) {
         let (_folder, store) = store();
         let locked = store.lock(WAIT).unwrap();
         let mut expected = std::collections::BTreeMap::new();

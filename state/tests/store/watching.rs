@@ -178,13 +178,13 @@ fn an_overflow_is_a_full_pass() {
         .trim()
         .parse()
         .unwrap();
-    fs::write(policies.join("0.yaml"), "x").unwrap();
-    for round in 0..queue {
-        fs::rename(
-            policies.join(format!("{}.yaml", round % 2)),
-            policies.join(format!("{}.yaml", (round + 1) % 2)),
-        )
-        .unwrap();
+    let files = ["a.yaml", "b.yaml"].map(|name| policies.join(name));
+    for file in &files {
+        fs::write(file, "x").unwrap();
+    }
+    // Equal neighbours in the queue are merged, so two files in turn.
+    for round in 0..queue + 1 {
+        chmod(&files[round % 2], 0o600);
     }
     fs::create_dir(policies.join("unseen")).unwrap();
     let start = Instant::now();
