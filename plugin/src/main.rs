@@ -1,2 +1,7 @@
-//! podgate
-fn main() {}
+//! The binary `podgate`; see the library for what it does.
+
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    plugin::run()
+}
