@@ -1,0 +1,75 @@
+//! DEL: the endpoints of one call go. What is gone already, and a store that cannot be written, are no reason to fail.
+
+use enforcer::{attach::Programs, endpoint::Endpoints, hostnet};
+use state::{AttachMode, Locked, Record, Store};
+
+use crate::{add::LOCK_TIMEOUT, error::Error, execute::open_endpoints, request::DelRequest};
+
+/// Carries out DEL.
+///
+/// # Errors
+/// Something that a repeated DEL could do better: the lock was held too long, the maps cannot be opened or written.
+pub fn del(request: &DelRequest) -> Result<(), Error> {
+    let store = match Store::open(&request.places.state_dir) {
+        Err(error) if error.is_missing() => return Ok(()),
+        opened => opened?,
+    };
+    let locked = match store.lock(LOCK_TIMEOUT).map_err(state::Error::from) {
+        // Without a lock file no ADD ever came here.
+        Err(error) if error.is_missing() || error.is_unwritable() => {
+            tracing::warn!("{error}; nothing to delete");
+            return Ok(());
+        }
+        locked => locked?,
+    };
+    let records = match store.container_records(&request.attachment.container_id) {
+        Err(error) if error.is_missing() => return Ok(()),
+        records => records?,
+    };
+    let mut endpoints = open_endpoints(&request.places.bpf_dir)?;
+    let is_ours = |record: &&Record| record.cni_ifname == request.attachment.ifname;
+    let mut failures = Vec::new();
+    for record in records.good.iter().chain(&records.stale).filter(is_ours) {
+        if let Err(error) = remove(&locked, endpoints.as_mut(), record) {
+            failures.push(format!("{}/{}: {error}", record.container_id, record.ifname));
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(Error::Left { failures }) }
+}
+
+/// Removes one endpoint: the row of that very life, so that a newer endpoint of the interface stays, then the record.
+/// The filters stay: without a row they drop, and they go with the veth.
+///
+/// # Errors
+/// The row cannot be deleted, or the record cannot for another reason than a store that takes no writes: the leftovers
+/// scan gets to it then.
+pub fn remove(locked: &Locked<'_>, endpoints: Option<&mut Endpoints>, record: &Record) -> Result<(), Error> {
+    let mut deleted = false;
+    // After a reboot the numbers mean something else.
+    if let Some(endpoints) = endpoints
+        && record.boot_id == locked.store().boot_id()
+    {
+        deleted = endpoints.delete(locked, record.ifindex, Some(record.life))?;
+        forget_links(endpoints, record);
+    }
+    match locked.remove_record(record) {
+        Err(error) if error.is_unwritable() => {
+            tracing::warn!("{error}; the record is left to the leftovers scan");
+        }
+        removed => drop(removed?),
+    }
+    let Record { ifname, veth, ifindex, life, .. } = record;
+    tracing::info!(interface = ifname, veth, ifindex, life, deleted, "deleted");
+    Ok(())
+}
+
+/// The pins of TCX links outlive their interface; while it stands they hold the filters.
+fn forget_links(endpoints: &Endpoints, record: &Record) {
+    let is_gone = || matches!(hostnet::link_by_index(record.ifindex), Ok(None));
+    if record.attach_mode == AttachMode::Tcx && is_gone() {
+        let programs = Programs::open(endpoints.pins());
+        if let Err(error) = programs.and_then(|programs| programs.forget_links(record.ifindex)) {
+            tracing::warn!("{error}; the pins are left to the leftovers scan");
+        }
+    }
+}
