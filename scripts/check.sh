@@ -2,7 +2,7 @@
 # What a change must satisfy before its tests are looked at. Every check runs; the failing ones are listed at the end.
 #
 #   scripts/check.sh [CHECK...]          all checks, or the named ones
-#   scripts/check.sh --accept-layout     after LAYOUT_VERSION was raised: write down the layout of that version
+#   scripts/check.sh --accept-layout     after a change of layout: writes it down, if its LAYOUT_VERSION was not released yet
 set -euo pipefail
 # shellcheck source=env.sh
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -109,20 +109,19 @@ check_layout() {
   local now recorded
   now=$(layout) recorded=$(cat scripts/layout.lock)
   [ "$now" = "$recorded" ] && return
-  if [ "${now% *}" = "${recorded% *}" ]; then
-    say "the layout of the maps changed (${layout_files[*]}) and LAYOUT_VERSION did not:"
-    say 'programs and maps of two releases would meet under one pin path. Raise it, then scripts/check.sh --accept-layout'
-  else
-    say "LAYOUT_VERSION is ${now% *} now; write its layout down: scripts/check.sh --accept-layout"
-  fi
+  say "the layout of the maps is not the one written down for LAYOUT_VERSION ${recorded% *} (${layout_files[*]})."
+  say 'Programs and maps of two layouts must never meet under one pin path: raise LAYOUT_VERSION if that one was released,'
+  say 'then scripts/check.sh --accept-layout'
   return 1
 }
 
+# Free until a release has it: what no node runs can still change under its number.
 accept_layout() {
-  local now recorded
-  now=$(layout) recorded=$(git show HEAD:scripts/layout.lock 2>/dev/null || echo '0 none')
-  if [ "${now% *}" -le "${recorded% *}" ] && [ "$now" != "$recorded" ]; then
-    die "LAYOUT_VERSION is ${now% *}, as committed with another layout: raise it in verdict/src/layout.rs first"
+  local now released=
+  now=$(layout)
+  released=$(git describe --tags --abbrev=0 2>/dev/null) && released=$(git show "$released:scripts/layout.lock" 2>/dev/null) || true
+  if [ -n "$released" ] && [ "$now" != "$released" ] && [ "${now% *}" -le "${released% *}" ]; then
+    die "LAYOUT_VERSION ${now% *} was released with another layout: raise it in verdict/src/layout.rs first"
   fi
   say "$now" | tee scripts/layout.lock
 }

