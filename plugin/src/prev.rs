@@ -88,8 +88,8 @@ impl PrevResult {
         }
         let view: View = serde_json::from_str(raw.get())?;
         let interfaces: Vec<_> = view.interfaces.unwrap_or_default().into_iter().map(interface).collect();
-        let addresses = view.ips.unwrap_or_default().iter().map(|entry| address(entry, interfaces.len()));
-        let addresses = addresses.collect::<Result<_, _>>()?;
+        let entries = view.ips.unwrap_or_default();
+        let addresses = entries.iter().map(|entry| address(entry, interfaces.len())).collect::<Result<_, _>>()?;
         Ok(Self { object: Object::parse(raw.get().as_bytes())?, interfaces, addresses })
     }
 
