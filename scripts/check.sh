@@ -117,9 +117,9 @@ check_layout() {
 
 # Free until a release has it: what no node runs can still change under its number.
 accept_layout() {
-  local now released=
+  local now tag released=
   now=$(layout)
-  released=$(git describe --tags --abbrev=0 2>/dev/null) && released=$(git show "$released:scripts/layout.lock" 2>/dev/null) || true
+  if tag=$(git describe --tags --abbrev=0 2>/dev/null); then released=$(git show "$tag:scripts/layout.lock"); fi
   if [ -n "$released" ] && [ "$now" != "$released" ] && [ "${now% *}" -le "${released% *}" ]; then
     die "LAYOUT_VERSION ${now% *} was released with another layout: raise it in verdict/src/layout.rs first"
   fi
