@@ -8,11 +8,14 @@
 //!
 //! It knows no policy documents: those are compiled by `policy` and come in as map writes.
 
+pub mod apply;
 pub mod attach;
 pub mod bpffs;
 pub mod clock;
 pub mod endpoint;
+pub mod grace;
 pub mod hostnet;
+pub mod hosts;
 pub mod kernel;
 pub mod live;
 pub mod load;

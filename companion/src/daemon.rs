@@ -1,0 +1,241 @@
+//! The process: locks, threads, watchers, signals.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+use enforcer::grace::Grace;
+use enforcer::hostnet::watch::{Change, Watcher as NetWatcher};
+use state::Store;
+use state::watch::{Tick, Watcher};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::engine::{Engine, Message, Options};
+use crate::flags::Flags;
+use crate::logging;
+
+/// Something that failed is tried again after so long.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Nothing needs looking at while nothing changes.
+const LONG: Duration = Duration::from_secs(3600);
+/// A burst of network changes is taken as one.
+const BURST: Duration = Duration::from_millis(20);
+
+/// Why the companion could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A flag that asks for what is not there.
+    #[error("--enable-cloudwatch-logs: not built yet; use --enable-policy-event-logs with --flow-log-file and ship that file")]
+    CloudWatch,
+    /// The log.
+    #[error("open log {}: {source}", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] state::Error),
+    /// Another companion runs.
+    #[error("become the companion: {0} (is another podgated running?)")]
+    Lock(#[from] state::lock::Error),
+    /// The runtime, a thread or a signal.
+    #[error("{verb}: {source}")]
+    System {
+        /// What was tried.
+        verb: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The engine ended by itself.
+    #[error("the engine has ended; see the log")]
+    Engine,
+}
+
+/// Runs the companion until it is told to end.
+///
+/// # Errors
+/// If it cannot start.
+pub fn run(flags: Flags) -> Result<(), Error> {
+    if flags.enable_cloudwatch_logs {
+        return Err(Error::CloudWatch);
+    }
+    logging::begin(&flags.log_level, flags.log_file.as_deref())
+        .map_err(|source| Error::Log { path: flags.log_file.clone().unwrap_or_default(), source })?;
+    let store = Store::create(&flags.state_dir)?;
+    let _alive = store.companion_lock()?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        state_dir = %flags.state_dir.display(),
+        bpf_dir = %flags.bpf_dir.display(),
+        "podgated starts"
+    );
+    if !flags.enable_network_policy {
+        tracing::warn!("--enable-network-policy=false: enforcement of all endpoints is suspended, nothing is dropped");
+    }
+    if let Some(size) = flags.conntrack_cache_table_size {
+        write_table_size(&store, size);
+    }
+    // Watched from before the first pass on: nothing falls between.
+    let watcher = store.watch().map_err(state::Error::from)?;
+
+    let (to_engine, inbox) = mpsc::channel();
+    let ask_grace = grace_thread(to_engine.clone())?;
+    let options = Options {
+        bpf_dir: flags.bpf_dir.clone(),
+        suspended: !flags.enable_network_policy,
+        events: flags.enable_policy_event_logs,
+    };
+    let engine = Engine::new(store.clone(), options, ask_grace);
+    let engine = thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || engine.run(&inbox))
+        .map_err(|source| Error::System { verb: "start engine thread", source })?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System { verb: "start runtime", source })?;
+    store_thread(watcher, to_engine.clone())?;
+    let ended = runtime.block_on(serve(&to_engine));
+    // The engine ends between two passes; what is in the maps stays in force.
+    let _ = to_engine.send(Message::Stop);
+    let engine = engine.join().map_err(|_| Error::Engine);
+    tracing::info!("podgated ends");
+    ended.and(engine)
+}
+
+/// `--conntrack-cache-table-size` is for the next load.
+fn write_table_size(store: &Store, size: u32) {
+    let done = store.node_config().map_err(|e| e.to_string()).and_then(|mut config| {
+        if config.conntrack_cache_table_size == Some(size) {
+            return Ok(());
+        }
+        config.conntrack_cache_table_size = Some(size);
+        store.write_node_config(&config).map_err(|e| e.to_string())
+    });
+    match done {
+        Ok(()) => {}
+        Err(error) => tracing::error!("write flow table size to node.json: {error}"),
+    }
+}
+
+/// A thread that waits for grace periods, one after the other.
+fn grace_thread(to_engine: Sender<Message>) -> Result<Sender<u64>, Error> {
+    let (ask, asked): (Sender<u64>, Receiver<u64>) = mpsc::channel();
+    let work = move || {
+        let mut grace: Option<Grace> = None;
+        while let Ok(mut number) = asked.recv() {
+            // One wait is enough for all that were asked for before it begins.
+            while let Ok(later) = asked.try_recv() {
+                number = later;
+            }
+            let waited = match &mut grace {
+                Some(grace) => grace.wait(),
+                none => Grace::new().and_then(|new| none.insert(new).wait()),
+            };
+            if let Err(error) = waited {
+                tracing::debug!("{error}; waiting by the clock instead");
+                thread::sleep(Duration::from_millis(100));
+            }
+            if to_engine.send(Message::Grace(number)).is_err() {
+                return;
+            }
+        }
+    };
+    spawn("grace", "start grace thread", work)?;
+    Ok(ask)
+}
+
+async fn serve(to_engine: &Sender<Message>) -> Result<(), Error> {
+    let signals = |kind| signal(kind).map_err(|source| Error::System { verb: "wait for signals", source });
+    let (mut term, mut int) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+        () = watch_network(to_engine) => Err(Error::Engine),
+    }
+}
+
+/// A thread that tells of changes in the store.
+fn store_thread(mut watcher: Watcher, to_engine: Sender<Message>) -> Result<(), Error> {
+    let work = move || {
+        let mut broken = false;
+        loop {
+            let wait = if broken { AGAIN } else { LONG };
+            let read = watcher.wait(wait).and_then(|mut ticks| {
+                if broken && ticks.is_empty() {
+                    watcher.rebuild()?;
+                    ticks.insert(Tick::Full);
+                }
+                // All that happened before this moment is in one of the two.
+                let at_ns = state::clock::monotonic_ns();
+                ticks.append(&mut watcher.read()?);
+                Ok((at_ns, ticks))
+            });
+            let (at_ns, ticks) = match read {
+                Ok(read) => {
+                    broken = false;
+                    read
+                }
+                Err(error) => {
+                    if !broken {
+                        tracing::error!("{error}; changes are found by the slow passes only");
+                    }
+                    if std::mem::replace(&mut broken, true) {
+                        thread::sleep(AGAIN);
+                    }
+                    (0, [Tick::Full].into())
+                }
+            };
+            if ticks.is_empty() {
+                continue;
+            }
+            if to_engine.send(Message::Store { ticks: ticks.into_iter().collect(), at_ns }).is_err() {
+                return;
+            }
+        }
+    };
+    spawn("store", "start store thread", work)
+}
+
+fn spawn(name: &str, verb: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let thread = thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(work);
+    thread.map(|_| ()).map_err(|source| Error::System { verb, source })
+}
+
+/// Tells of changes of the host's network; ends only when nobody listens.
+async fn watch_network(to_engine: &Sender<Message>) {
+    loop {
+        match NetWatcher::start() {
+            Ok(mut watcher) => {
+                if to_engine.send(Message::Addresses).is_err() {
+                    return;
+                }
+                while let Some(change) = watcher.next().await {
+                    let mut changes = vec![change];
+                    if !matches!(change, Change::Tc { .. }) {
+                        tokio::time::sleep(BURST).await;
+                    }
+                    while let Some(more) = watcher.try_next() {
+                        changes.push(more);
+                    }
+                    if !tell(to_engine, &changes) {
+                        return;
+                    }
+                }
+            }
+            Err(error) => tracing::error!("{error}; trying again"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn tell(to_engine: &Sender<Message>, changes: &[Change]) -> bool {
+    let addresses = changes.iter().any(|c| !matches!(c, Change::Tc { .. }));
+    !addresses || to_engine.send(Message::Addresses).is_ok()
+}

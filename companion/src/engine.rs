@@ -1,0 +1,659 @@
+//! The one place where things happen: store -> documents -> tables -> maps -> words -> status.
+//!
+//! It runs on a thread of its own, for what it does blocks: files, the node's lock, the kernel. It is told what changed
+//! ([`Message`]) and looks for itself. Order of a pass: the index (true as soon as the files are read), tables, words,
+//! status; then, when nothing else waits, tidying up and the copies of last good versions.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use enforcer::grace::Grace;
+use enforcer::hosts;
+use policy::plan::Write;
+use policy::{EndpointId, Facts, Policies, Policy, PolicyKey, Tables, compile, plan};
+use state::watch::Tick;
+use state::workloads::Workloads;
+use state::{Index, NodeConfig, Store};
+use verdict::PolicyWord;
+
+use crate::intake::Intake;
+use crate::kernel::{Kernel, LOCK, Target};
+use crate::local::{self, Local};
+use crate::marks::Marks;
+use crate::status;
+
+/// Everything is looked at again after so long, whatever was told.
+const FULL_PASS: Duration = Duration::from_secs(60);
+/// The kernel is looked at so often: pins, attachments of which nobody tells.
+const LOOK: Duration = Duration::from_secs(1);
+/// A change that failed is tried again after so long, then twice as long, and so on.
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_AT_MOST: Duration = Duration::from_secs(10);
+/// So many changes may come before what they leave behind is tidied up, even if no change waits that long.
+const UNTIDY_AT_MOST: u32 = 32;
+
+/// What the engine is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Something in the store changed. `at_ns`: taken before the ticks were read.
+    Store { ticks: Vec<Tick>, at_ns: u64 },
+    /// An address of the host changed, or may have.
+    Addresses,
+    /// A grace period that was asked for is over.
+    Grace(u64),
+    /// End.
+    Stop,
+}
+
+/// What it is to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) bpf_dir: PathBuf,
+    /// `--enable-network-policy=false`.
+    pub(crate) suspended: bool,
+    /// `--enable-policy-event-logs`.
+    pub(crate) events: bool,
+}
+
+pub(crate) struct Engine {
+    store: Store,
+    options: Options,
+    intake: Intake,
+    config: NodeConfig,
+    workloads: Workloads,
+    locals: BTreeMap<EndpointId, Local>,
+    facts: Facts,
+    /// The version of each policy that was taken notice of.
+    observed: Policies,
+    kernel: Option<Kernel>,
+    tables: Tables,
+    /// What waits for a grace period.
+    tidy: Option<Tidy>,
+    graces: u64,
+    untidy: u32,
+    ask_grace: Sender<u64>,
+    dirty: Dirty,
+    seen: Marks,
+    seen_at_ns: u64,
+    index: Option<Index>,
+    status: status::Companion,
+    told_documents: Option<status::Documents>,
+    told_endpoints: status::Endpoints,
+    retry: Option<(Instant, Duration)>,
+    next_full: Instant,
+    next_look: Instant,
+}
+
+/// What a plan leaves for after its words.
+struct Tidy {
+    settle: Vec<Write>,
+    sweep: Vec<Write>,
+    /// The grace period that has to be over.
+    grace: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Dirty {
+    node: bool,
+    hosts: bool,
+    workloads: bool,
+    pods: bool,
+    /// Endpoints or documents changed: compile.
+    policy: bool,
+    /// The marks moved, nothing else.
+    marks: bool,
+}
+
+impl Engine {
+    pub(crate) fn new(store: Store, options: Options, ask_grace: Sender<u64>) -> Self {
+        let now = Instant::now();
+        let intake = Intake::new(&store);
+        let before: Option<status::Companion> = status::Companion::read(&store).ok().flatten();
+        let told_endpoints = status::Endpoints::read(&store).ok().flatten().unwrap_or_default();
+        let status = status::Companion {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started_at: state::clock::now_rfc3339(),
+            generation: before.map_or(0, |b| b.generation),
+            suspended: options.suspended,
+            events: options.events,
+            ..status::Companion::default()
+        };
+        Self {
+            store,
+            options,
+            intake,
+            config: NodeConfig::default(),
+            workloads: Workloads::default(),
+            locals: BTreeMap::new(),
+            facts: Facts::default(),
+            observed: Policies::new(),
+            kernel: None,
+            tables: Tables::default(),
+            tidy: None,
+            graces: 0,
+            untidy: 0,
+            ask_grace,
+            dirty: Dirty::default(),
+            seen: Marks::default(),
+            seen_at_ns: 0,
+            index: None,
+            status,
+            told_documents: None,
+            told_endpoints,
+            retry: None,
+            next_full: now + FULL_PASS,
+            next_look: now + LOOK,
+        }
+    }
+
+    /// Runs until told to stop, or until nobody is left to tell.
+    pub(crate) fn run(mut self, inbox: &Receiver<Message>) {
+        self.open_kernel();
+        let at_ns = state::clock::monotonic_ns();
+        self.intake.begin(Instant::now());
+        self.everything(at_ns, false);
+        self.pass();
+        loop {
+            let message = match inbox.try_recv() {
+                Ok(message) => Some(message),
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                // Nothing waits: one thing of those that have time, or sleep.
+                Err(std::sync::mpsc::TryRecvError::Empty) if self.chore() => None,
+                Err(std::sync::mpsc::TryRecvError::Empty) => match inbox.recv_timeout(self.patience()) {
+                    Ok(message) => Some(message),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                },
+            };
+            if let Some(message) = message {
+                if matches!(message, Message::Stop) {
+                    return;
+                }
+                self.take(message);
+                while let Ok(more) = inbox.try_recv() {
+                    if matches!(more, Message::Stop) {
+                        return;
+                    }
+                    self.take(more);
+                }
+            }
+            self.clock();
+            self.pass();
+        }
+    }
+
+    /// How long nothing happens by itself.
+    fn patience(&self) -> Duration {
+        let retry = self.retry.map(|(at, _)| at);
+        let next = [Some(self.next_full), Some(self.next_look), self.intake.due(), retry].into_iter().flatten().min();
+        next.map_or(LOOK, |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Store { ticks, at_ns } => {
+                let now = Instant::now();
+                for tick in ticks {
+                    match tick {
+                        Tick::Full => self.everything(at_ns, true),
+                        Tick::Node => (self.dirty.node, self.dirty.hosts) = (true, true),
+                        Tick::Pods => {
+                            self.dirty.pods = true;
+                            if self.kernel.is_none() {
+                                // The first ADD loads, and waits for us.
+                                self.open_kernel();
+                            }
+                        }
+                        Tick::Workloads => self.dirty.workloads = true,
+                        Tick::Document(path) => {
+                            self.dirty.policy |= self.intake.file(&path, now);
+                            self.dirty.marks = true;
+                        }
+                    }
+                }
+                self.seen_at_ns = self.seen_at_ns.max(at_ns);
+            }
+            Message::Addresses => self.dirty.hosts = true,
+            Message::Grace(number) => self.grace(number),
+            Message::Stop => {}
+        }
+    }
+
+    fn everything(&mut self, at_ns: u64, documents: bool) {
+        if documents {
+            self.dirty.policy |= self.intake.full(Instant::now());
+        } else {
+            self.dirty.policy = true;
+        }
+        self.dirty = Dirty { node: true, hosts: true, workloads: true, pods: true, marks: true, ..self.dirty };
+        self.seen_at_ns = self.seen_at_ns.max(at_ns);
+        self.next_full = Instant::now() + FULL_PASS;
+    }
+
+    /// What is due by the clock.
+    fn clock(&mut self) {
+        let now = Instant::now();
+        if self.intake.due().is_some_and(|due| due <= now) {
+            self.dirty.policy |= self.intake.settle(now);
+            self.dirty.marks = true;
+        }
+        if self.next_full <= now {
+            self.everything(state::clock::monotonic_ns(), true);
+        }
+        if self.next_look <= now {
+            self.next_look = now + LOOK;
+            self.look();
+        }
+        if self.retry.is_some_and(|(at, _)| at <= now) {
+            self.dirty.policy = true;
+        }
+    }
+
+    /// What nobody tells of.
+    fn look(&mut self) {
+        if self.kernel.as_ref().is_some_and(|kernel| !kernel.is_current()) {
+            tracing::warn!("the kernel objects were removed or made anew; taking up what is there now");
+            (self.kernel, self.tidy) = (None, None);
+        }
+        if self.kernel.is_none() {
+            self.open_kernel();
+        }
+    }
+
+    fn open_kernel(&mut self) {
+        match Kernel::open(&self.store, &self.options.bpf_dir) {
+            Ok(Some(kernel)) => {
+                tracing::info!(bpf_dir = %self.options.bpf_dir.display(), "kernel objects taken up");
+                self.kernel = Some(kernel);
+                self.dirty.pods = true;
+                self.dirty.hosts = true;
+                self.dirty.policy = true;
+                // What an earlier run left behind is swept after the first plan.
+                self.untidy = UNTIDY_AT_MOST;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!("take up the kernel objects: {error}"),
+        }
+        let maps = if self.kernel.is_some() { status::Maps::Loaded } else { status::Maps::Absent };
+        if self.status.maps != maps {
+            self.status.maps = maps;
+            self.dirty.marks = true;
+        }
+    }
+
+    /// Brings everything to where the store says it should be.
+    fn pass(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        if !(dirty.node || dirty.hosts || dirty.workloads || dirty.pods || dirty.policy || dirty.marks) {
+            return;
+        }
+        self.write_index();
+        // Marks before contents: what changes meanwhile makes them differ.
+        self.seen = Marks::with_documents(&self.store, self.intake.listing_digest().to_owned());
+        let mut problems = Vec::new();
+        if dirty.node {
+            match self.store.node_config() {
+                Ok(config) => self.config = config,
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        if dirty.workloads {
+            match self.store.workloads() {
+                Ok(workloads) => self.workloads = workloads,
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        problems.extend(self.workloads.problems.iter().map(ToString::to_string));
+        let mut changed = dirty.policy;
+        if dirty.node || dirty.workloads || dirty.pods {
+            changed |= self.gather(&mut problems);
+        }
+        if dirty.hosts {
+            self.hosts(&mut problems);
+        }
+        if problems != self.status.problems {
+            for problem in problems.iter().filter(|p| !self.status.problems.contains(p)) {
+                tracing::warn!("{problem}");
+            }
+            self.status.problems = problems;
+        }
+        if changed {
+            self.apply();
+        }
+        self.tell(changed);
+    }
+
+    fn write_index(&mut self) {
+        let index = self.intake.index();
+        if self.index.as_ref() == Some(&index) {
+            return;
+        }
+        match self.store.write_index(&index) {
+            Ok(()) => self.index = Some(index),
+            Err(error) => tracing::warn!("write index: {error}"),
+        }
+    }
+
+    /// Takes up the endpoints. True if any came, went or changed.
+    fn gather(&mut self, problems: &mut Vec<String>) -> bool {
+        let records = match self.store.records() {
+            Ok(records) => records,
+            Err(error) => {
+                problems.push(error.to_string());
+                return false;
+            }
+        };
+        problems.extend(records.problems.iter().map(ToString::to_string));
+        let kernel = self.kernel.as_ref();
+        let lives = |record: &state::Record| match kernel {
+            None => true,
+            Some(kernel) => kernel
+                .endpoints
+                .row(record.ifindex)
+                .inspect_err(|error| tracing::warn!("{error}"))
+                .is_ok_and(|row| row.is_some_and(|row| row.life == record.life)),
+        };
+        let now = Instant::now();
+        let locals = local::gather(records.good, &self.workloads, &self.config, &self.locals, now, lives);
+        if locals == self.locals {
+            return false;
+        }
+        let policies: Vec<Arc<Policy>> = self.intake.policies().values().map(Arc::clone).collect();
+        for local in locals.values().filter(|l| !self.locals.contains_key(&l.id())) {
+            let one = std::slice::from_ref(&local.endpoint);
+            policies.iter().for_each(|policy| self.facts.observe(policy, one, |_| false));
+        }
+        if let Some(kernel) = &mut self.kernel {
+            let gone = kernel.live.endpoints().filter(|id| !locals.contains_key(id)).collect::<Vec<_>>();
+            gone.into_iter().for_each(|id| kernel.live.forget(id));
+        }
+        self.locals = locals;
+        true
+    }
+
+    fn hosts(&mut self, problems: &mut Vec<String>) {
+        let Some(kernel) = &self.kernel else { return };
+        let done = hosts::gather(&self.store).and_then(|wanted| {
+            let mut set = hosts::HostSet::open(&kernel.pins)?;
+            if set.read()? == wanted {
+                return Ok(hosts::Changes::default());
+            }
+            match self.store.lock(LOCK) {
+                Ok(locked) => Ok(set.apply(&locked, &wanted)?),
+                Err(error) => {
+                    problems.push(format!("bring the host set up to date: {error}"));
+                    Ok(hosts::Changes::default())
+                }
+            }
+        });
+        match done {
+            Ok(changes) if !changes.is_empty() => {
+                tracing::info!(added = ?changes.added, removed = ?changes.removed, "host set changed");
+            }
+            Ok(_) => {}
+            Err(error) => problems.push(format!("bring the host set up to date: {error}")),
+        }
+    }
+
+    /// Compiles, plans and carries out up to the words.
+    fn apply(&mut self) {
+        self.observe();
+        // Who is not known yet keeps its pending word; one that the plugin has let go is ours to correct.
+        let undecided = |local: &Local| {
+            !local.known
+                && self.kernel.as_ref().is_none_or(|kernel| {
+                    let word = kernel.endpoints.words.get(local.record.slot);
+                    word.has(PolicyWord::PENDING) || word.epoch() == 0
+                })
+        };
+        let endpoints: Vec<policy::Endpoint> =
+            self.locals.values().filter(|local| !undecided(local)).map(|local| local.endpoint.clone()).collect();
+        let begin = Instant::now();
+        self.tables = compile(&endpoints, self.intake.policies(), &self.facts);
+        let compiled = begin.elapsed();
+        match self.carry_out() {
+            Ok(writes) => {
+                tracing::debug!(
+                    endpoints = endpoints.len(),
+                    policies = self.intake.policies().len(),
+                    writes,
+                    compile_us = compiled.as_micros(),
+                    whole_us = begin.elapsed().as_micros(),
+                    "policy in force"
+                );
+                if self.status.error.take().is_some() {
+                    tracing::info!("the change that could not be applied is in force now");
+                }
+                self.retry = None;
+            }
+            Err(error) => {
+                let wait = self.retry.map_or(RETRY, |(_, wait)| (wait * 2).min(RETRY_AT_MOST));
+                self.retry = Some((Instant::now() + wait, wait));
+                let error = error.to_string();
+                if self.status.error.as_ref() != Some(&error) {
+                    tracing::error!("apply policy: {error}; the policy before stays in force, trying again");
+                }
+                self.status.error = Some(error);
+            }
+        }
+    }
+
+    /// Takes notice of new versions of policies, once each.
+    fn observe(&mut self) {
+        let now = Instant::now();
+        let policies = self.intake.policies();
+        let is_new = |key: &PolicyKey, policy: &Arc<Policy>| {
+            self.observed.get(key).is_none_or(|before| !Arc::ptr_eq(before, policy))
+        };
+        let news: Vec<&Arc<Policy>> =
+            policies.iter().filter(|(key, policy)| is_new(key, policy)).map(|(_, policy)| policy).collect();
+        if news.is_empty() && policies.len() == self.observed.len() {
+            return;
+        }
+        let endpoints: Vec<policy::Endpoint> = self.locals.values().map(|l| l.endpoint.clone()).collect();
+        let late = |id| self.locals.get(&id).is_some_and(|local| local.is_late(now));
+        for policy in news {
+            self.facts.observe(policy, &endpoints, late);
+        }
+        self.facts.retain(|key| policies.contains_key(key), |id| self.locals.contains_key(&id));
+        self.observed = policies.clone();
+    }
+
+    fn carry_out(&mut self) -> Result<usize, crate::kernel::Error> {
+        let (locals, options) = (&self.locals, &self.options);
+        let target = |id: EndpointId| locals.get(&id).map(|local| target(local, options));
+        let Some(kernel) = &mut self.kernel else {
+            self.status.generation += 1;
+            return Ok(0);
+        };
+        for local in locals.values() {
+            kernel.check_word(local.id(), local.record.slot);
+        }
+        let plan = plan(&kernel.live, &self.tables);
+        if !plan.is_empty() {
+            tracing::trace!("plan\n{plan}");
+        }
+        let writes = plan.len();
+        kernel.write(&plan.prepare)?;
+        kernel.flip(&plan.words, target)?;
+        for local in locals.values().filter(|local| self.tables.endpoints.contains_key(&local.id())) {
+            let target = crate::engine::target(local, options);
+            kernel.correct(local.id(), local.record.slot, target)?;
+        }
+        if !plan.words.is_empty() {
+            self.status.generation += 1;
+        }
+        let tidy = !plan.settle.is_empty() || !plan.sweep.is_empty();
+        self.tidy = None;
+        if tidy || !plan.words.is_empty() {
+            self.graces += 1;
+            self.untidy += 1;
+            self.tidy = Some(Tidy { settle: plan.settle, sweep: plan.sweep, grace: self.graces });
+            if self.untidy > UNTIDY_AT_MOST {
+                // Changes come faster than grace periods go by: this one is waited for here.
+                if let Ok(grace) = Grace::new()
+                    && grace.wait().is_ok()
+                {
+                    self.grace(self.graces);
+                }
+            } else {
+                // Who waits for it has ended only when the process does.
+                let _ = self.ask_grace.send(self.graces);
+            }
+        }
+        Ok(writes)
+    }
+
+    /// A grace period is over: what the old words led to may be changed now, and after one more, swept.
+    fn grace(&mut self, number: u64) {
+        let (Some(kernel), Some(tidy)) = (&mut self.kernel, &mut self.tidy) else { return };
+        if tidy.grace != number {
+            return;
+        }
+        kernel.live.grace();
+        let settle = std::mem::take(&mut tidy.settle);
+        let sweep = if settle.is_empty() { std::mem::take(&mut tidy.sweep) } else { Vec::new() };
+        let done = kernel.write(&settle).and_then(|()| kernel.write(&sweep));
+        match done {
+            Ok(()) if settle.is_empty() => {
+                self.untidy = 0;
+                self.tidy = None;
+            }
+            Ok(()) => {
+                self.graces += 1;
+                tidy.grace = self.graces;
+                let _ = self.ask_grace.send(self.graces);
+            }
+            Err(error) => {
+                tracing::warn!("tidy up tables: {error}; the next change does it");
+                self.tidy = None;
+            }
+        }
+    }
+
+    /// Something that has time: the last good versions. True if something was done.
+    fn chore(&mut self) -> bool {
+        self.intake.keep_one()
+    }
+
+    /// Says what is applied.
+    fn tell(&mut self, changed: bool) {
+        if changed {
+            self.tell_endpoints();
+        }
+        self.tell_documents();
+        self.status.settling = self.intake.is_settling();
+        if !self.status.settling && self.status.error.is_none() {
+            self.status.applied = self.seen.clone();
+            self.status.applied_until_ns = self.seen_at_ns;
+        }
+        if let Some(kernel) = &self.kernel {
+            let [peers, prefixes, rules, port_sets] = kernel.live.sizes();
+            self.status.tables = status::Tables { peers, prefixes, rules, port_sets };
+        }
+        if let Err(error) = self.status.write(&self.store) {
+            tracing::warn!("write status: {error}");
+        }
+    }
+
+    fn tell_documents(&mut self) {
+        let mut documents = self.intake.conditions().clone();
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for endpoint in &self.told_endpoints.endpoints {
+            endpoint.policies.iter().for_each(|policy| *counts.entry(policy).or_default() += 1);
+        }
+        for document in &mut documents.documents {
+            document.endpoints = counts.get(document.policy.as_str()).copied().unwrap_or(0);
+        }
+        if self.told_documents.as_ref() == Some(&documents) {
+            return;
+        }
+        let before = self.told_documents.take().unwrap_or_default();
+        let stands = |all: &status::Documents, one: &status::Document| {
+            all.documents.iter().any(|d| {
+                (&d.identity, &d.file, d.condition, &d.message)
+                    == (&one.identity, &one.file, one.condition, &one.message)
+            })
+        };
+        for one in documents.documents.iter().filter(|one| !stands(&before, one)) {
+            if one.condition == policy::documents::Condition::Applied {
+                tracing::info!(document = %one.identity, file = %one.file, "applied");
+            } else {
+                tracing::warn!(document = %one.identity, file = %one.file, "{}: {}", one.condition, one.message);
+            }
+        }
+        for file in documents.files.iter().filter(|file| !before.files.contains(file)) {
+            tracing::warn!(file = %file.path, "Broken: {}", file.message);
+        }
+        match documents.write(&self.store) {
+            Ok(()) => self.told_documents = Some(documents),
+            Err(error) => tracing::warn!("write status: {error}"),
+        }
+    }
+
+    fn tell_endpoints(&mut self) {
+        let before: BTreeMap<u32, &status::Endpoint> =
+            self.told_endpoints.endpoints.iter().map(|e| (e.life, e)).collect();
+        let mut endpoints = Vec::with_capacity(self.locals.len());
+        for local in self.locals.values() {
+            let selecting =
+                self.intake.policies().values().filter(|policy| policy.selects(&local.endpoint, &self.facts));
+            let (mut policies, mut text) = (Vec::new(), String::new());
+            for policy in selecting {
+                text.push_str(&policy.key.to_string());
+                for document in &policy.documents {
+                    text.push('\n');
+                    text.push_str(self.intake.digest(&document.identity).unwrap_or_default());
+                }
+                policies.push(policy.key.policy.to_string());
+            }
+            policies.dedup();
+            let digest = state::layout::digest(text.as_bytes());
+            let decided = self.tables.endpoints.get(&local.id());
+            let isolated = decided.map(|d| d.isolated).unwrap_or_default();
+            let record = &local.record;
+            let generation = before
+                .get(&record.life)
+                .filter(|e| e.digest == digest && e.mode == record.mode && e.known == decided.is_some())
+                .map_or(self.status.generation, |e| e.generation);
+            endpoints.push(status::Endpoint {
+                life: record.life,
+                slot: record.slot,
+                ifindex: record.ifindex,
+                container_id: record.container_id.clone(),
+                ifname: record.ifname.clone(),
+                namespace: record.pod_namespace.clone(),
+                pod: record.pod_name.clone(),
+                mode: record.mode,
+                generation,
+                digest,
+                policies,
+                isolated_ingress: isolated.ingress,
+                isolated_egress: isolated.egress,
+                known: decided.is_some(),
+            });
+        }
+        let told = status::Endpoints { endpoints };
+        if told != self.told_endpoints {
+            if let Err(error) = told.write(&self.store) {
+                tracing::warn!("write status: {error}");
+            }
+            self.told_endpoints = told;
+        }
+    }
+}
+
+/// Interface and flags that policy does not decide.
+fn target(local: &Local, options: &Options) -> Target {
+    let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+    Target {
+        ifindex: local.record.ifindex,
+        extra: flag(local.is_strict(), PolicyWord::STRICT)
+            | flag(options.suspended, PolicyWord::SUSPENDED)
+            | flag(options.events, PolicyWord::LOG),
+    }
+}

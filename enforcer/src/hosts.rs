@@ -1,0 +1,219 @@
+//! The host set: the addresses that are the node's own, and what goes with it (host paths, hostPorts).
+//!
+//! `node-addresses.json` plus the addresses of the host's interfaces; never those of `kube-ipvs0` (Services), of what
+//! `hostSetExclude` names, and never loopback. Filled at load, kept current by the companion.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use aya::maps::{HashMap, MapData, MapError};
+use state::{HostSetExclusion, Locked, Store};
+use verdict::layout::{Addr, HostPortKey, PeerKey};
+
+use crate::hostnet::{self, HostAddress};
+use crate::maps;
+use crate::pins::Pins;
+
+/// The device on which kube-proxy's IPVS mode puts the Services' addresses.
+const IPVS_DEVICE: &str = "kube-ipvs0";
+
+/// Why the host set could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A map.
+    #[error(transparent)]
+    Map(#[from] maps::Error),
+    /// Netlink.
+    #[error(transparent)]
+    Net(#[from] hostnet::Error),
+    /// `node.json` or `node-addresses.json`.
+    #[error(transparent)]
+    Node(#[from] state::node::Error),
+}
+
+/// What a refresh changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Addresses that are the host's now.
+    pub added: Vec<IpAddr>,
+    /// Addresses that are not any more.
+    pub removed: Vec<IpAddr>,
+}
+
+impl Changes {
+    /// Nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// The addresses that are to be the host's.
+pub fn wanted(
+    on_interfaces: &[HostAddress],
+    node_addresses: &[IpAddr],
+    exclude: &[HostSetExclusion],
+) -> BTreeSet<IpAddr> {
+    let excluded_interface = |name: &str| {
+        name == IPVS_DEVICE || exclude.iter().any(|e| matches!(e, HostSetExclusion::Interface(i) if i == name))
+    };
+    let of_excluded: BTreeSet<IpAddr> =
+        on_interfaces.iter().filter(|a| excluded_interface(&a.ifname)).map(|a| a.address).collect();
+    let usable = |ip: &IpAddr| {
+        !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+            && !of_excluded.contains(ip)
+            && !exclude.iter().any(|e| matches!(e, HostSetExclusion::Network(n) if n.contains(*ip)))
+    };
+    let on_interfaces = on_interfaces.iter().map(|a| a.address);
+    on_interfaces.chain(node_addresses.iter().copied()).filter(usable).collect()
+}
+
+/// Reads the store's node files and the host's interfaces and brings the host set up to date.
+///
+/// Called at load (under the same lock) and by the companion.
+///
+/// # Errors
+/// If a file or the kernel cannot be read, or the set has no room: what was added by then stays.
+pub fn refresh(locked: &Locked<'_>, pins: &Pins) -> Result<Changes, Error> {
+    let wanted = gather(locked.store())?;
+    Ok(HostSet::open(pins)?.apply(locked, &wanted)?)
+}
+
+/// The addresses that are to be the host's, by the store and the kernel as they are now.
+///
+/// # Errors
+/// If a file or the kernel cannot be read.
+pub fn gather(store: &Store) -> Result<BTreeSet<IpAddr>, Error> {
+    let (config, addresses) = (store.node_config()?, store.node_addresses()?);
+    Ok(wanted(&hostnet::host_addresses()?, &addresses, &config.host_set_exclude))
+}
+
+/// The host set in the kernel.
+pub struct HostSet {
+    map: HashMap<MapData, maps::PeerKey, u32>,
+}
+
+impl HostSet {
+    /// Opens the pinned set.
+    ///
+    /// # Errors
+    /// If nothing is loaded.
+    pub fn open(pins: &Pins) -> Result<Self, maps::Error> {
+        Ok(Self { map: maps::hash(pins, "HOSTS")? })
+    }
+
+    /// What it holds.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&self) -> Result<BTreeSet<IpAddr>, maps::Error> {
+        let address = |key: maps::PeerKey| key.0.addr.to_ip(key.0.family as u8);
+        self.map.keys().map(|key| key.map(address).map_err(|e| maps::Error::read("HOSTS", &e))).collect()
+    }
+
+    /// Whether it holds nothing: it was never filled, for a node has addresses.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn is_empty(&self) -> Result<bool, maps::Error> {
+        let first = self.map.keys().next().transpose().map_err(|e| maps::Error::read("HOSTS", &e))?;
+        Ok(first.is_none())
+    }
+
+    /// Makes it hold what is wanted: additions first.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what was done stays, and doing it again goes on from there.
+    pub fn apply(&mut self, _: &Locked<'_>, wanted: &BTreeSet<IpAddr>) -> Result<Changes, maps::Error> {
+        let held = self.read()?;
+        let changes = Changes {
+            added: wanted.difference(&held).copied().collect(),
+            removed: held.difference(wanted).copied().collect(),
+        };
+        let fail = |e: MapError| maps::Error::write("HOSTS", &e);
+        for ip in &changes.added {
+            self.map.insert(key(*ip), 1, 0).map_err(fail)?;
+        }
+        for ip in &changes.removed {
+            gone(self.map.remove(&key(*ip))).map_err(fail)?;
+        }
+        Ok(changes)
+    }
+}
+
+/// Makes `HOSTPATHS` hold exactly these interfaces: the host's own traffic comes back by them. True if it changed.
+///
+/// # Errors
+/// If the map cannot be read or written.
+pub fn set_host_paths(_: &Locked<'_>, pins: &Pins, wanted: &BTreeSet<u32>) -> Result<bool, maps::Error> {
+    set(maps::hash::<u32, u32>(pins, "HOSTPATHS")?, "HOSTPATHS", wanted.iter().copied().collect())
+}
+
+/// Makes `HOSTPORTS` hold exactly these (protocol number, port). True if it changed.
+///
+/// # Errors
+/// If the map cannot be read or written.
+pub fn set_host_ports(_: &Locked<'_>, pins: &Pins, wanted: &BTreeSet<(u8, u16)>) -> Result<bool, maps::Error> {
+    let key = |(protocol, port): &(u8, u16)| {
+        maps::HostPortKey(HostPortKey { protocol: u16::from(*protocol), port_be: port.to_be() })
+    };
+    set(maps::hash(pins, "HOSTPORTS")?, "HOSTPORTS", wanted.iter().map(key).collect())
+}
+
+fn set<K: aya::Pod + PartialEq>(
+    mut map: HashMap<MapData, K, u32>,
+    name: &'static str,
+    wanted: Vec<K>,
+) -> Result<bool, maps::Error> {
+    let fail = |e: MapError| maps::Error::write(name, &e);
+    let held: Vec<K> = map.keys().collect::<Result<_, _>>().map_err(|e| maps::Error::read(name, &e))?;
+    let mut changed = false;
+    for key in wanted.iter().filter(|key| !held.contains(key)) {
+        map.insert(*key, 1, 0).map_err(fail)?;
+        changed = true;
+    }
+    for key in held.iter().filter(|key| !wanted.contains(key)) {
+        gone(map.remove(key)).map_err(fail)?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
+
+const fn key(ip: IpAddr) -> maps::PeerKey {
+    let (family, addr) = Addr::from_ip(ip);
+    maps::PeerKey(PeerKey { family: family as u32, addr })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(ifname: &str, address: &str) -> HostAddress {
+        HostAddress { ifindex: 1, ifname: ifname.into(), address: address.parse().unwrap() }
+    }
+
+    #[test]
+    fn services_loopback_and_exclusions_are_not_the_host() {
+        let here = [
+            on("lo", "127.0.0.1"),
+            on("lo", "169.254.20.10"),
+            on("eth0", "192.0.2.1"),
+            on("eth0", "2001:db8::1"),
+            on("kube-ipvs0", "10.96.0.1"),
+            on("vip0", "192.0.2.200"),
+            on("eth0", "198.51.100.7"),
+        ];
+        let node = ["192.0.2.9", "10.96.0.1"].map(|a| a.parse().unwrap());
+        let exclude =
+            [HostSetExclusion::Interface("vip0".into()), HostSetExclusion::Network("198.51.100.0/24".parse().unwrap())];
+        let found: Vec<String> = wanted(&here, &node, &exclude).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["169.254.20.10", "192.0.2.1", "192.0.2.9", "2001:db8::1"]);
+    }
+}
