@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData, PerCpuValues};
 use ipnetwork::IpNetwork;
 use state::Locked;
-use verdict::PolicyWord;
+use verdict::{Direction, PolicyWord, Reason};
 use verdict::layout::{
-    Addr, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS, SLOTS, SourceKey, Swept, V4,
+    Addr, Counter, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS, SLOTS, SourceKey, Swept, V4, counter_key,
 };
 
-use crate::maps::{self, EndpointValue, ShareValue, SweptValue};
+use crate::maps::{self, CounterValue, EndpointValue, ShareValue, SweptValue};
 use crate::pins::Pins;
 use crate::words::Words;
 
@@ -221,6 +221,7 @@ impl Endpoints {
         if row.endpoint.flags & ENDPOINT_MORE_SOURCES != 0 {
             self.delete_sources(row.life);
         }
+        self.forget_counters_of_slot(row.slot);
         Ok(true)
     }
 
@@ -244,6 +245,26 @@ impl Endpoints {
         let ShareValue(made) = shares.get(&slot, 0).map_err(|e| maps::Error::read("SHARES", &e))?;
         let value = Swept { removed: made.made, answered: made.answered };
         swept.set(slot, SweptValue(value), 0).map_err(|e| maps::Error::write("SWEPT", &e).into())
+    }
+
+    /// Best effort: the slot's next holder would begin with another pod's numbers, which harms nobody.
+    fn forget_counters_of_slot(&self, slot: u32) {
+        if let Ok(mut reasons) = maps::per_cpu_hash::<u32, CounterValue>(&self.pins, "REASONS") {
+            for reason in Reason::ALL {
+                for direction in [Direction::Ingress, Direction::Egress] {
+                    let _ = reasons.remove(&counter_key(slot, direction, *reason));
+                }
+            }
+        }
+        if let (Ok(mut passed), Ok(cpus)) =
+            (maps::per_cpu_array::<CounterValue>(&self.pins, "PASSED"), aya::util::nr_cpus())
+        {
+            for index in [slot * 2, slot * 2 + 1] {
+                if let Ok(zero) = PerCpuValues::try_from(vec![CounterValue(Counter::default()); cpus]) {
+                    let _ = passed.set(index, zero, 0);
+                }
+            }
+        }
     }
 
     fn put_sources(&self, new: &NewEndpoint, life: u32) -> Result<(), Error> {

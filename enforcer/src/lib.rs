@@ -20,5 +20,6 @@ pub mod kernel;
 pub mod live;
 pub mod load;
 pub mod maps;
+pub mod observe;
 pub mod pins;
 pub mod words;

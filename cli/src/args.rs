@@ -1,0 +1,157 @@
+//! What `podgatectl` takes.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Shows and steers podgate on this node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "podgatectl",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub(crate) struct Args {
+    /// Folder of the state store
+    #[arg(long, global = true, env = "PODGATE_STATE_DIR", default_value = state::layout::DEFAULT_ROOT)]
+    pub(crate) state_dir: PathBuf,
+    /// Folder on a bpffs that holds the pinned kernel objects
+    #[arg(long, global = true, env = "PODGATE_BPF_DIR", default_value = enforcer::pins::DEFAULT_BPF_DIR)]
+    pub(crate) bpf_dir: PathBuf,
+    /// Output format
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people
+    Table,
+    /// As table, with more columns
+    Wide,
+    /// JSON, camelCase
+    Json,
+    /// YAML, camelCase
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// The node at a glance: kernel objects, companion, documents, pods without enforcement
+    Status,
+    /// The endpoints under enforcement (-o wide: drops by reason)
+    Pods(Pods),
+    /// The policy documents of the store and their conditions
+    Policies,
+    /// Whether a packet would pass, and by which policy and rule
+    Explain(Explain),
+    /// Waits until everything that the store holds now has been applied
+    Wait(Wait),
+    /// Loads and pins the kernel objects, once a node
+    Load(Load),
+    /// The kernel objects themselves
+    #[command(subcommand)]
+    Ebpf(Ebpf),
+    /// Prints a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints the man page, or writes one for each verb into a directory
+    Man {
+        /// Where to write them
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pods {
+    /// Only pods of this namespace
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Only this pod (name, or namespace/name)
+    pub(crate) pod: Option<String>,
+}
+
+/// Direction, always the pod's.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DirectionArg {
+    /// Towards the pod
+    Ingress,
+    /// From the pod
+    Egress,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Explain {
+    /// The pod, as namespace/name
+    #[arg(long)]
+    pub(crate) pod: String,
+    /// Its interface, where it has several
+    #[arg(long)]
+    pub(crate) interface: Option<String>,
+    /// Direction of the packet that opens the connection
+    #[arg(long, value_enum)]
+    pub(crate) direction: DirectionArg,
+    /// Address of the other side
+    #[arg(long)]
+    pub(crate) peer: IpAddr,
+    /// Port that is connected to (of the peer for egress, of the pod for ingress)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// tcp, udp, sctp, icmp or a number
+    #[arg(long, default_value = "tcp", value_parser = parse_protocol)]
+    pub(crate) protocol: u8,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Wait {
+    /// How long to wait, e.g. 5s, 1m
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+    /// End with 3 if any document has a condition that keeps it from being applied
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Load {
+    /// Flows that the node may track (32768 to 1048576); written to node.json
+    #[arg(long, value_parser = clap::value_parser!(u32).range(32_768..=1_048_576))]
+    pub(crate) conntrack_cache_table_size: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ebpf {
+    /// The pinned programs
+    Progs,
+    /// The pinned maps, with their size and memory
+    Maps,
+    /// What a map holds, in stable sorted lines (by name or id; without one: all but flows)
+    DumpMaps {
+        /// Name or id of a map
+        map: Option<String>,
+    },
+    /// Programs and maps by the interfaces that they are attached to
+    LoadedEbpfdata,
+}
+
+fn parse_protocol(text: &str) -> Result<u8, String> {
+    use verdict::packet::proto;
+    Ok(match text.to_ascii_lowercase().as_str() {
+        "tcp" => proto::TCP,
+        "udp" => proto::UDP,
+        "sctp" => proto::SCTP,
+        "icmp" => proto::ICMP,
+        "icmpv6" => proto::ICMPV6,
+        number => number
+            .parse()
+            .map_err(|_| format!("{text:?} is neither tcp, udp, sctp, icmp nor a number to 255"))?,
+    })
+}

@@ -1,0 +1,333 @@
+//! `podgatectl ebpf dump-maps`: what the maps hold, as stable sorted lines.
+
+use std::net::IpAddr;
+
+use aya::Pod;
+use aya::maps::MapData;
+use enforcer::maps::{
+    self, ConfigValue, CounterValue, EndpointValue, FlowKey, FlowValue, HostPortKey, PeerKey,
+    PeerValue, PortData, PrefixData, PrefixValue, RuleKey, ShareValue, SourceData, SweptValue,
+};
+use enforcer::pins::Pins;
+use serde::Serialize;
+use verdict::flow::Judged;
+use verdict::layout::{
+    Addr, INLINE_ADDRS, PORT_ALLOW, PORT_DENY, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL,
+    SLOTS, V4,
+};
+use verdict::{Direction, PolicyWord, Reason};
+
+use crate::context::Context;
+use crate::error::Error;
+use crate::output;
+
+#[derive(Serialize)]
+struct Dump {
+    map: String,
+    lines: Vec<String>,
+}
+
+/// Maps without lines of their own: the ring is read by the companion, the clock and the rates are moments.
+const WITHOUT_LINES: [&str; 4] = ["EVENTS", "CLOCK", "RATES", "FRAGMENTS"];
+
+pub(super) fn run(context: &Context, asked: Option<&str>) -> Result<(), Error> {
+    let pins = context.pins();
+    let names: Vec<&'static str> = match asked {
+        None => maps::ALL
+            .iter()
+            .copied()
+            .filter(|n| *n != "FLOWS" && !WITHOUT_LINES.contains(n))
+            .collect(),
+        Some(asked) => vec![named(&pins, asked)?],
+    };
+    let mut dumps = Vec::new();
+    for name in names {
+        let mut lines = lines_of(&pins, name)?;
+        lines.sort();
+        dumps.push(Dump {
+            map: name.to_ascii_lowercase(),
+            lines,
+        });
+    }
+    output::print(context.format, &dumps, || {
+        let mut text = String::new();
+        for d in &dumps {
+            text.push_str(&format!("{} ({})\n", d.map, d.lines.len()));
+            for l in &d.lines {
+                text.push_str(&format!("  {l}\n"));
+            }
+        }
+        text
+    })
+}
+
+/// A map by name, in any case, or by the kernel's number.
+fn named(pins: &Pins, asked: &str) -> Result<&'static str, Error> {
+    let by_name = maps::ALL.iter().find(|n| n.eq_ignore_ascii_case(asked));
+    if let Some(name) = by_name {
+        return Ok(name);
+    }
+    if let Ok(id) = asked.parse::<u32>() {
+        for name in maps::ALL {
+            if maps::data(pins, name)?.info().is_ok_and(|i| i.id() == id) {
+                return Ok(name);
+            }
+        }
+    }
+    let known: Vec<String> = maps::ALL.iter().map(|n| n.to_ascii_lowercase()).collect();
+    Err(Error::Asked(format!(
+        "dump map {asked:?}: podgate has no such map (it has {})",
+        known.join(", ")
+    )))
+}
+
+fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
+    Ok(match name {
+        "ENDPOINTS" => hash(pins, name, |i: u32, EndpointValue(e)| {
+            let own: Vec<String> = (0..INLINE_ADDRS)
+                .filter_map(
+                    |n| match (e.families >> n & 1, e.families >> (n + INLINE_ADDRS) & 1) {
+                        (1, _) => Some(e.addrs[n].to_ip(V4).to_string()),
+                        (_, 1) => Some(e.addrs[n].to_ip(verdict::layout::V6).to_string()),
+                        _ => None,
+                    },
+                )
+                .collect();
+            let mac: Vec<String> = e.mac.iter().map(|b| format!("{b:02x}")).collect();
+            format!(
+                "{i} slot {} life {} mac {} flags {:#x} own {}",
+                e.slot,
+                e.life,
+                mac.join(":"),
+                e.flags,
+                own.join(",")
+            )
+        })?,
+        "WORDS" => array(pins, name, SLOTS, |slot, word: u64| {
+            let w = PolicyWord(word);
+            (word != 0).then(|| format!("{slot} epoch {} set {} {}", w.epoch(), w.set(), flags(w)))
+        })?,
+        "FLOWS" => hash(pins, name, |FlowKey(k), FlowValue(v)| {
+            let j = Judged(v.judged);
+            format!(
+                "life {} {} {} -> {} {:?} opened by {} {} epoch {} seen {} state {}",
+                k.life,
+                k.protocol,
+                socket(k.family, k.local, k.local_port_be),
+                socket(k.family, k.remote, k.remote_port_be),
+                j.kind(),
+                j.opener().name(),
+                if j.allowed() { "allowed" } else { "refused" },
+                j.epoch(),
+                v.seen,
+                v.state
+            )
+        })?,
+        "SOURCES" => trie(
+            pins,
+            name,
+            |len, SourceData([life, family, a, b, c, d]), _: u32| {
+                format!(
+                    "life {life} {}/{}",
+                    Addr([a, b, c, d]).to_ip(family as u8),
+                    len.saturating_sub(64)
+                )
+            },
+        )?,
+        "HOSTS" => hash(pins, name, |PeerKey(k), _: u32| {
+            k.addr.to_ip(k.family as u8).to_string()
+        })?,
+        "HOSTPATHS" => hash(pins, name, |i: u32, _: u32| i.to_string())?,
+        "HOSTPORTS" => hash(pins, name, |HostPortKey(k), _: u32| {
+            format!("{} {}", k.protocol, u16::from_be(k.port_be))
+        })?,
+        "PEERS" => hash(pins, name, |PeerKey(k), PeerValue(v)| {
+            let class = v.class(&k).map_or_else(|| "torn".into(), |c| c.to_string());
+            format!("{} class {class}", k.addr.to_ip(k.family as u8))
+        })?,
+        "PREFIXES" => trie(
+            pins,
+            name,
+            |len, PrefixData([family, a, b, c, d]), PrefixValue(v)| {
+                format!(
+                    "{}/{} class {}",
+                    Addr([a, b, c, d]).to_ip(family as u8),
+                    len.saturating_sub(32),
+                    v.class
+                )
+            },
+        )?,
+        "RULES" => hash(pins, name, |RuleKey(k), v: u32| {
+            let what = match v {
+                RULE_ALLOW_ALL => "allow".into(),
+                RULE_DENY_ALL => "deny".into(),
+                RULE_DEFAULT_ALL => "default".into(),
+                n => format!("ports {n}"),
+            };
+            format!(
+                "set {} {} v{} class {} {what}",
+                k.set,
+                direction(k.direction),
+                k.family,
+                k.class
+            )
+        })?,
+        "PORTS" => trie(pins, name, |len, PortData([set, rest]), v: u32| {
+            let [a, b, c, d] = rest.to_ne_bytes();
+            let (protocol, port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            let what = match v {
+                PORT_ALLOW => "allow",
+                PORT_DENY => "deny",
+                _ => "default",
+            };
+            match len {
+                32 => format!("ports {set} any {what}"),
+                _ => format!(
+                    "ports {set} protocol {protocol} {port}/{} {what}",
+                    len.saturating_sub(48)
+                ),
+            }
+        })?,
+        "CONFIG" => array(pins, name, 1, |_, ConfigValue(c)| Some(format!("{c:?}")))?,
+        "SHARES" => array(pins, name, SLOTS, |slot, ShareValue(s)| {
+            (s.made != 0).then(|| format!("{slot} made {} answered {}", s.made, s.answered))
+        })?,
+        "SWEPT" => array(pins, name, SLOTS, |slot, SweptValue(s)| {
+            (s.removed != 0)
+                .then(|| format!("{slot} removed {} answered {}", s.removed, s.answered))
+        })?,
+        "NODE" => array(pins, name, 2, |i, n: u64| {
+            Some(format!(
+                "last {} {n}",
+                if i == 0 { "life" } else { "epoch" }
+            ))
+        })?,
+        "PASSED" => {
+            let map: aya::maps::PerCpuArray<MapData, CounterValue> =
+                maps::per_cpu_array(pins, name)?;
+            let mut lines = Vec::new();
+            for i in 0..SLOTS * 2 {
+                let values = map.get(&i, 0).map_err(|e| unreadable(name, &e))?;
+                let (packets, bytes) = sum(values.iter());
+                if packets != 0 {
+                    lines.push(format!(
+                        "slot {} {} {packets} packets {bytes} bytes",
+                        i / 2,
+                        direction((i % 2) as u8)
+                    ));
+                }
+            }
+            lines
+        }
+        "REASONS" => {
+            let map: aya::maps::PerCpuHashMap<MapData, u32, CounterValue> =
+                maps::per_cpu_hash(pins, name)?;
+            let mut lines = Vec::new();
+            for entry in map.iter() {
+                let (key, values) = entry.map_err(|e| unreadable(name, &e))?;
+                let (packets, bytes) = sum(values.iter());
+                let reason = Reason::from_number(key as u8).map_or("?", Reason::name);
+                let way = direction((key >> 8) as u8);
+                lines.push(format!(
+                    "slot {} {way} {reason} {packets} packets {bytes} bytes",
+                    key >> 16
+                ));
+            }
+            lines
+        }
+        other => {
+            return Err(Error::Asked(format!(
+                "dump map {}: it has no lines of its own (the companion reads it)",
+                other.to_ascii_lowercase()
+            )));
+        }
+    })
+}
+
+fn unreadable(name: &'static str, e: &dyn std::fmt::Display) -> Error {
+    Error::Asked(format!("read map {name}: {e}"))
+}
+
+fn hash<K: Pod, V: Pod>(
+    pins: &Pins,
+    name: &'static str,
+    line: impl Fn(K, V) -> String,
+) -> Result<Vec<String>, Error> {
+    let map: aya::maps::HashMap<MapData, K, V> = maps::hash(pins, name)?;
+    map.iter()
+        .map(|e| e.map(|(k, v)| line(k, v)).map_err(|e| unreadable(name, &e)))
+        .collect()
+}
+
+fn trie<K: Pod, V: Pod>(
+    pins: &Pins,
+    name: &'static str,
+    line: impl Fn(u32, K, V) -> String,
+) -> Result<Vec<String>, Error> {
+    let map: aya::maps::lpm_trie::LpmTrie<MapData, K, V> = maps::trie(pins, name)?;
+    map.iter()
+        .map(|e| {
+            e.map(|(k, v)| line(k.prefix_len(), k.data(), v))
+                .map_err(|e| unreadable(name, &e))
+        })
+        .collect()
+}
+
+fn array<V: Pod>(
+    pins: &Pins,
+    name: &'static str,
+    entries: u32,
+    line: impl Fn(u32, V) -> Option<String>,
+) -> Result<Vec<String>, Error> {
+    let map: aya::maps::Array<MapData, V> = maps::array(pins, name)?;
+    let mut lines = Vec::new();
+    for i in 0..entries {
+        lines.extend(line(i, map.get(&i, 0).map_err(|e| unreadable(name, &e))?));
+    }
+    Ok(lines)
+}
+
+fn sum<'a>(values: impl Iterator<Item = &'a CounterValue>) -> (u64, u64) {
+    values.fold((0, 0), |(p, b), CounterValue(c)| {
+        (p + c.packets, b + c.bytes)
+    })
+}
+
+fn direction(number: u8) -> &'static str {
+    if number == Direction::Ingress as u8 {
+        "ingress"
+    } else {
+        "egress"
+    }
+}
+
+fn socket(family: u8, addr: Addr, port_be: u16) -> String {
+    match addr.to_ip(family) {
+        IpAddr::V4(a) => format!("{a}:{}", u16::from_be(port_be)),
+        IpAddr::V6(a) => format!("[{a}]:{}", u16::from_be(port_be)),
+    }
+}
+
+/// Flags of a word by name.
+pub(crate) fn flags(word: PolicyWord) -> String {
+    const NAMES: [(u64, &str); 8] = [
+        (PolicyWord::PENDING, "pending"),
+        (PolicyWord::STRICT, "strict"),
+        (PolicyWord::ISOLATED_INGRESS, "isolated-ingress"),
+        (PolicyWord::ISOLATED_EGRESS, "isolated-egress"),
+        (PolicyWord::RULES_INGRESS, "rules-ingress"),
+        (PolicyWord::RULES_EGRESS, "rules-egress"),
+        (PolicyWord::SUSPENDED, "suspended"),
+        (PolicyWord::LOG, "log"),
+    ];
+    let set: Vec<&str> = NAMES
+        .iter()
+        .filter(|(f, _)| word.has(*f))
+        .map(|(_, n)| *n)
+        .collect();
+    if set.is_empty() {
+        "standard".into()
+    } else {
+        set.join(",")
+    }
+}

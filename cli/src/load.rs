@@ -1,0 +1,67 @@
+//! `podgatectl load`: makes the kernel objects, outside of any memory-limited container.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use enforcer::load::{DEFAULT_FLOW_LIMIT, LoadOptions, Loaded, TOOLCHAIN, load};
+use serde::Serialize;
+use state::Store;
+
+use crate::args::Load;
+use crate::context::Context;
+use crate::error::Error;
+use crate::output;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    loaded: &'static str,
+    pins: String,
+    layout_version: u32,
+    conntrack_cache_table_size: u32,
+    built_by: &'static str,
+    milliseconds: u128,
+}
+
+pub(crate) fn run(context: &Context, options: &Load) -> Result<ExitCode, Error> {
+    let begin = Instant::now();
+    let store = Store::create(&context.state_dir)?;
+    let mut node = store.node_config()?;
+    if let Some(size) = options.conntrack_cache_table_size {
+        node.conntrack_cache_table_size = Some(size);
+        store.write_node_config(&node)?;
+    }
+    let flow_limit = node
+        .conntrack_cache_table_size
+        .unwrap_or(DEFAULT_FLOW_LIMIT);
+    let node_ports = (node.node_port_range.first, node.node_port_range.last);
+    let locked = store.lock(Duration::from_secs(10))?;
+    let loaded = load(
+        &locked,
+        &context.bpf_dir,
+        LoadOptions {
+            flow_limit,
+            node_ports,
+        },
+    )?;
+    drop(locked);
+    let report = Report {
+        loaded: match loaded {
+            Loaded::Fresh => "fresh",
+            Loaded::Present => "present",
+        },
+        pins: context.pins().root().display().to_string(),
+        layout_version: verdict::layout::LAYOUT_VERSION,
+        conntrack_cache_table_size: flow_limit,
+        built_by: TOOLCHAIN,
+        milliseconds: begin.elapsed().as_millis(),
+    };
+    output::print(context.format, &report, || match loaded {
+        Loaded::Fresh => format!(
+            "loaded and pinned under {} in {} ms\n",
+            report.pins, report.milliseconds
+        ),
+        Loaded::Present => format!("already loaded under {}\n", report.pins),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
