@@ -17,6 +17,7 @@
 
 pub mod compile;
 pub mod documents;
+pub mod explain;
 #[cfg(any(test, feature = "oracle"))]
 pub mod oracle;
 pub mod plan;
@@ -30,6 +31,7 @@ mod testing;
 
 pub use compile::compile;
 pub use documents::{Document, Identity, Kind, PolicyRef};
+pub use explain::explain;
 pub use plan::{Live, Plan, plan};
 pub use portmap::{PortMap, Verdict};
 pub use prefix::{Family, Prefix};

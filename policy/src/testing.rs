@@ -16,6 +16,20 @@ use crate::{
     tables::{DIRECTIONS, Direction},
 };
 
+/// A number of cases that a plain test run can afford; `PROPTEST_CASES` asks for more.
+pub(crate) fn cases(few: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(few);
+    // Shrunk failures become named cases in the source, not seeds in a file.
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 pub(crate) fn address() -> impl Strategy<Value = IpAddr> {
     // 10.0.<0..4>.<0..8> and fd00::<0..4>:<0..8>: small enough to meet.
     (
@@ -251,21 +265,13 @@ pub(crate) fn addresses() -> Vec<IpAddr> {
         "10.9.9.9".parse().unwrap(),
     ];
     for net in 0..4u8 {
-        for host in [0, 1, 2, 3, 4, 5, 6, 7, 100, 127, 128, 255] {
+        for host in [
+            0, 1, 2, 3, 4, 5, 6, 7, 100, 120, 124, 126, 127, 128, 129, 130, 132, 200, 248, 252,
+            254, 255,
+        ] {
             out.push([10, 0, net, host].into());
             out.push([0xfd00, 0, 0, 0, 0, 0, u16::from(net), u16::from(host)].into());
         }
     }
     out
-}
-
-/// Protocols and ports at the edges of everything that rules here name.
-pub(crate) fn flows() -> Vec<(u8, u16)> {
-    let ports = [
-        0, 1, 2, 20, 21, 22, 79, 80, 81, 443, 2021, 8080, 32767, 32768, 65534, 65535,
-    ];
-    let with_ports = [6, 17, 132]
-        .into_iter()
-        .flat_map(|protocol| ports.map(|port| (protocol, port)));
-    with_ports.chain([(1, 0), (58, 0), (0, 0)]).collect()
 }

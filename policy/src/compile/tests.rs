@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
-use crate::{Facts, compile, oracle, testing};
+use crate::{Facts, Verdict, compile, explain, oracle, testing};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(testing::cases(60))]
 
     #[test]
     fn compile_and_look_up_is_the_oracle(
@@ -31,6 +31,16 @@ proptest! {
                         Some(oracle::allows(endpoint, &documents, &facts, *question, strict)),
                         "{:?} asks {:?} (strict: {})\n{}", endpoint.name, question, strict, tables
                     );
+                }
+                let oracle::Question { direction, peer, protocol, port } = *question;
+                let why = explain(endpoint, &policies, &facts, direction, peer, protocol, port);
+                for strict in [false, true] {
+                    let allowed = match why.verdict {
+                        Verdict::Allow => true,
+                        Verdict::Deny => false,
+                        Verdict::Default => !strict,
+                    };
+                    prop_assert_eq!(allowed, oracle::allows(endpoint, &documents, &facts, *question, strict), "{:?}", why);
                 }
             }
         }

@@ -33,6 +33,9 @@ pub enum Fault {
     /// YAML aliases that unfold to far more than was written.
     #[error("aliases unfold to more than the document's own size; write it out")]
     Unfolds,
+    /// Brackets within brackets, beyond anything that a policy document holds.
+    #[error("brackets are nested more than {0} deep")]
+    Nested(usize),
     /// A document of a kind that is not ours.
     #[error(
         "{api_version} {kind} is not a policy document; expected networking.k8s.aws/v1alpha1 PolicyEndpoint or ClusterPolicyEndpoint"

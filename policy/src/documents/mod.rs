@@ -12,6 +12,8 @@ mod parse;
 mod read;
 mod render;
 mod split;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

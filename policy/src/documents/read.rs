@@ -14,6 +14,9 @@ use super::{
 /// Largest file that is read; a policy of 60,000 peers with 24 port ranges each takes about half of it.
 pub const MAX_FILE_BYTES: usize = 128 << 20;
 
+/// Deepest nesting of brackets that is given to the YAML parser.
+const MAX_NESTING: usize = 256;
+
 /// What a file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
@@ -97,6 +100,10 @@ fn json(text: &str) -> Option<Vec<Node<'_>>> {
 }
 
 fn yaml(part: &str) -> Result<Node<'_>, Fault> {
+    // The parser's time grows with the square of the nesting, and only then does it refuse.
+    if split::nesting(part) > MAX_NESTING {
+        return Err(Fault::Nested(MAX_NESTING));
+    }
     let budget = Budget::of_text(part.len());
     Seed(&budget)
         .deserialize(serde_norway::Deserializer::from_str(part))

@@ -36,6 +36,20 @@ fn is_blank(part: &str) -> bool {
     })
 }
 
+/// How deep brackets are nested, at most. Those in quotes and comments count too: they mostly come in pairs.
+pub(super) fn nesting(part: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    for byte in part.bytes() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => continue,
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
 #[cfg(test)]
 mod tests {
     use super::documents;

@@ -239,7 +239,7 @@ fn same_as_fresh(live: &Live, tables: &Tables) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(testing::cases(24))]
 
     #[test]
     fn each_write_gives_old_or_new(worlds in prop::collection::vec(testing::documents(), 1..4)) {
