@@ -2,14 +2,14 @@
 
 use crate::env::{Decision, Env, Flow, Frame, Meta, Work, Write};
 use crate::flow::{
-    Judged, Kind, STATE_ANSWERED, STATE_FIN_OPENER, STATE_FIN_OTHER, STATE_RST, TIMEOUT_FRAGMENT, expired, next_state,
-    stale, ticks, timeout_seconds,
+    Judged, Kind, STATE_ANSWERED, STATE_FIN_OPENER, STATE_FIN_OTHER, STATE_REPLIED, STATE_RST, STATE_SYN,
+    TIMEOUT_FRAGMENT, expired, next_state, stale, ticks, timeout_seconds,
 };
 use crate::layout::{
     Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
 };
 use crate::neighbour::{arp, discovery, is_host, is_own};
-use crate::packet::{FRAGMENT_FIRST, FRAGMENT_LATER, Packet, proto, read, read_embedded, tcp};
+use crate::packet::{ECHO_REPLY, FRAGMENT_FIRST, FRAGMENT_LATER, Packet, proto, read, read_embedded, tcp};
 use crate::policy::judge;
 use crate::reason::Reason;
 use crate::word::PolicyWord;
@@ -314,7 +314,7 @@ const fn opens_again(packet: &Packet, from_opener: bool, state: u32) -> bool {
         state & (STATE_RST | STATE_FIN_OPENER | STATE_FIN_OTHER) != 0
     } else {
         // Simultaneous open: the opener's own SYN is still unanswered.
-        state & STATE_ANSWERED != 0
+        state & STATE_SYN == 0 || state & STATE_REPLIED != 0
     }
 }
 
@@ -468,13 +468,15 @@ fn record<E: Env>(
     reason: Reason,
     work: &mut Work,
 ) -> Reason {
-    // A stray RST leaves no state.
-    if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::RST != 0 {
+    // A stray RST leaves no state, and neither does an echo reply that nobody asked for.
+    if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::RST != 0 || work.packet.echo == ECHO_REPLY {
         return reason;
     }
     let mut state = 0;
-    if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::FIN != 0 {
-        state |= STATE_FIN_OPENER;
+    if work.packet.is_bare_syn() {
+        state = STATE_SYN;
+    } else if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::FIN != 0 {
+        state = STATE_FIN_OPENER;
     }
     work.value = FlowValue { judged: judged.0, seen: now, state };
     match why {

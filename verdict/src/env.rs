@@ -143,7 +143,7 @@ impl Work {
                 remote_port_be: 0,
                 family: 0,
                 protocol: 0,
-                pad: 0,
+                echo: 0,
                 local: Addr::ZERO,
                 remote: Addr::ZERO,
             },

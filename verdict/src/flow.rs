@@ -1,12 +1,12 @@
 //! Tracked flows: the judgement word, the states, the time-outs.
 
-use crate::layout::{Direction, FlowKey, FragmentKey};
-use crate::packet::{Packet, proto, tcp};
+use crate::layout::{Direction, ECHO_ASKED_BY_OTHER, ECHO_ASKED_BY_POD, FlowKey, FragmentKey};
+use crate::packet::{ECHO_NONE, ECHO_REQUEST, Packet, proto, tcp};
 
 /// Times in flow values count in units of so many jiffies (a power of two): they come round after years.
 pub const TICK_JIFFIES: u64 = 16;
 
-/// The other side has answered.
+/// Both sides have spoken, in TCP the opener a second time: a SYN that got its SYN ACK is not answered by it.
 pub const STATE_ANSWERED: u32 = 1;
 /// The opener has sent FIN.
 pub const STATE_FIN_OPENER: u32 = 2;
@@ -14,6 +14,10 @@ pub const STATE_FIN_OPENER: u32 = 2;
 pub const STATE_FIN_OTHER: u32 = 4;
 /// Somebody has sent RST.
 pub const STATE_RST: u32 = 8;
+/// The other side has sent something.
+pub const STATE_REPLIED: u32 = 16;
+/// The opener began with a bare SYN.
+pub const STATE_SYN: u32 = 32;
 
 /// Seconds a TCP connection may be idle.
 pub const TIMEOUT_TCP: u32 = 5 * 24 * 3600;
@@ -111,7 +115,13 @@ impl FlowKey {
         self.life = life;
         self.family = packet.family;
         self.protocol = packet.protocol;
-        self.pad = 0;
+        self.echo = if packet.echo == ECHO_NONE {
+            0
+        } else if (packet.echo == ECHO_REQUEST) == (direction as u8 == Direction::Egress as u8) {
+            ECHO_ASKED_BY_POD
+        } else {
+            ECHO_ASKED_BY_OTHER
+        };
         match direction {
             Direction::Ingress => {
                 self.local_port_be = packet.dst_port_be;
@@ -135,7 +145,8 @@ impl FlowKey {
         let mixed = ports.wrapping_mul(0x9e37_79b1)
             ^ self.remote.mix()
             ^ self.local.mix().rotate_left(7)
-            ^ ((self.protocol as u32) << 20);
+            ^ ((self.protocol as u32) << 20)
+            ^ ((self.echo as u32) << 28);
         (mixed ^ (mixed >> 16)) as u16
     }
 }
@@ -206,9 +217,16 @@ pub const fn next_state(state: u32, packet: &Packet, direction: Direction, opene
     let from_opener = direction as u8 == opener as u8;
     let mut next = state;
     if !from_opener {
-        next |= STATE_ANSWERED;
+        next |= STATE_REPLIED;
     }
-    if packet.protocol == proto::TCP {
+    if packet.protocol != proto::TCP {
+        if !from_opener {
+            next |= STATE_ANSWERED;
+        }
+    } else {
+        if from_opener && state & STATE_REPLIED != 0 && packet.tcp_flags & (tcp::SYN | tcp::RST) == 0 {
+            next |= STATE_ANSWERED;
+        }
         if packet.tcp_flags & tcp::RST != 0 {
             next |= STATE_RST;
         }

@@ -168,7 +168,7 @@ pub struct FlowKey {
     /// Life of the endpoint.
     pub life: u32,
     /// Port of the pod's side; 0 where the protocol has none. The identifier of an ICMP echo is the port of the side
-    /// that asks, so that a request from the other side is another flow.
+    /// that asks.
     pub local_port_be: u16,
     /// Port of the other side.
     pub remote_port_be: u16,
@@ -176,13 +176,18 @@ pub struct FlowKey {
     pub family: u8,
     /// Protocol number of the packet's last header.
     pub protocol: u8,
-    /// Zero.
-    pub pad: u16,
+    /// See `ECHO_ASKED_*`; 0 for all that is no ICMP echo.
+    pub echo: u16,
     /// Address of the pod's side.
     pub local: Addr,
     /// Address of the other side.
     pub remote: Addr,
 }
+
+/// An ICMP echo that the pod asks: one that the other side asks is another flow, also with the same identifier.
+pub const ECHO_ASKED_BY_POD: u16 = 1;
+/// An ICMP echo that the other side asks.
+pub const ECHO_ASKED_BY_OTHER: u16 = 2;
 
 /// Value of a tracked flow and of a first fragment.
 #[repr(C)]
@@ -464,7 +469,7 @@ const _: () = {
     assert!(size_of::<Addr>() == 16);
     assert!(size_of::<Endpoint>() == 84 && offset_of!(Endpoint, mac) == 12 && offset_of!(Endpoint, addrs) == 20);
     assert!(size_of::<SourceKey>() == 28 && offset_of!(SourceKey, addr) == 12);
-    assert!(size_of::<FlowKey>() == 44 && offset_of!(FlowKey, family) == 8 && offset_of!(FlowKey, remote) == 28);
+    assert!(size_of::<FlowKey>() == 44 && offset_of!(FlowKey, echo) == 10 && offset_of!(FlowKey, remote) == 28);
     assert!(size_of::<FlowValue>() == 16 && offset_of!(FlowValue, seen) == 8);
     assert!(size_of::<FragmentKey>() == 44 && offset_of!(FragmentKey, src) == 12);
     assert!(size_of::<PeerKey>() == 20 && size_of::<PeerValue>() == 8);

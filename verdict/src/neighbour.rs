@@ -8,6 +8,8 @@ use crate::layout::{Addr, Direction, Endpoint, FlowValue, V4, V6};
 use crate::packet::proto;
 use crate::reason::Reason;
 
+const REDIRECT_V4: u8 = 5;
+const ROUTER_ADVERTISEMENT_V4: u8 = 9;
 const MLD_QUERY: u8 = 130;
 const MLD_REPORT: u8 = 131;
 const MLD_DONE: u8 = 132;
@@ -92,7 +94,7 @@ pub fn arp<E: Env, F: Frame>(
     }
 }
 
-/// Judges the ICMPv6 messages of the link; `None` where the packet is none of them or has to be judged by policy.
+/// Judges the ICMP messages of the link; `None` where the packet is none of them or has to be judged by policy.
 #[inline(always)]
 pub fn discovery<E: Env, F: Frame>(
     env: &E,
@@ -104,15 +106,19 @@ pub fn discovery<E: Env, F: Frame>(
     work: &mut Work,
 ) -> Option<Reason> {
     let p = &work.packet;
-    if p.family != V6 || p.protocol != proto::ICMPV6 {
+    let kind = p.icmp_type;
+    if p.family == V4 {
+        let router = p.protocol == proto::ICMP && (kind == REDIRECT_V4 || kind == ROUTER_ADVERTISEMENT_V4);
+        return if router && direction as u8 == Direction::Egress as u8 { Some(Reason::RouterFromPod) } else { None };
+    }
+    if p.protocol != proto::ICMPV6 {
         return None;
     }
-    let kind = p.icmp_type;
     if !(kind >= MLD_QUERY && kind <= REDIRECT || kind == MLD2_REPORT) {
         return None;
     }
-    // Fragments of these are never legal (RFC 6980).
-    if p.fragment != 0 {
+    // Fragments of these are never legal, nor is the header alone (RFC 6980).
+    if p.fragment_header != 0 {
         return Some(Reason::SpoofedNeighbour);
     }
     match direction {
@@ -194,6 +200,7 @@ fn neighbour_key(endpoint: &Endpoint, direction: Direction, work: &mut Work) {
     work.flow.local = Addr::ZERO;
     work.flow.local_port_be = u16::MAX;
     work.flow.remote_port_be = u16::MAX;
+    work.flow.echo = 0;
 }
 
 /// Remembers a neighbour with a global address: its messages came with hop limit 255, so it is on the link, and the

@@ -81,8 +81,8 @@ pub struct Packet {
     pub hop_limit: u8,
     /// 1 if the IPv6 packet has a fragment header, atomic ones included.
     pub fragment_header: u8,
-    /// Zero.
-    pub pad: u8,
+    /// See `ECHO_*`.
+    pub echo: u8,
     /// Source MAC address.
     pub src_mac: [u8; 6],
     /// Destination MAC address.
@@ -95,6 +95,13 @@ pub const FRAGMENT_NONE: u8 = 0;
 pub const FRAGMENT_FIRST: u8 = 1;
 /// A later one: it has no ports.
 pub const FRAGMENT_LATER: u8 = 2;
+
+/// No ICMP echo.
+pub const ECHO_NONE: u8 = 0;
+/// A request.
+pub const ECHO_REQUEST: u8 = 1;
+/// A reply.
+pub const ECHO_REPLY: u8 = 2;
 
 impl Packet {
     /// Nothing read yet.
@@ -113,7 +120,7 @@ impl Packet {
         icmp_type: 0,
         hop_limit: 0,
         fragment_header: 0,
-        pad: 0,
+        echo: ECHO_NONE,
         src_mac: [0; 6],
         dst_mac: [0; 6],
     };
@@ -140,19 +147,6 @@ impl Packet {
             } else {
                 self.icmp_type >= 1 && self.icmp_type <= 4
             }
-    }
-
-    /// Whether this is an ICMP echo request or reply.
-    #[inline(always)]
-    pub const fn is_echo(&self) -> bool {
-        self.is_icmp()
-            && if self.family == V4 { matches!(self.icmp_type, 0 | 8) } else { matches!(self.icmp_type, 128 | 129) }
-    }
-
-    /// Whether this is a reply to an ICMP echo.
-    #[inline(always)]
-    pub const fn is_echo_reply(&self) -> bool {
-        self.is_icmp() && if self.family == V4 { self.icmp_type == 0 } else { self.icmp_type == 129 }
     }
 
     /// Whether this opens a TCP connection.
@@ -438,9 +432,7 @@ fn read_transport<F: Frame>(frame: &F, packet: &mut Packet, buffer: &mut [u8; 40
     match packet.protocol {
         proto::ICMP | proto::ICMPV6 => {
             packet.icmp_type = h[0];
-            if packet.is_echo() {
-                note_echo(packet, u16::from_ne_bytes([h[4], h[5]]));
-            }
+            note_echo(packet, u16::from_ne_bytes([h[4], h[5]]));
         }
         _ => {
             packet.src_port_be = u16::from_ne_bytes([h[0], h[1]]);
@@ -470,10 +462,16 @@ fn read_transport<F: Frame>(frame: &F, packet: &mut Packet, buffer: &mut [u8; 40
 /// The identifier of an echo is the port of the side that asks.
 #[inline(always)]
 fn note_echo(packet: &mut Packet, id: u16) {
-    if packet.is_echo_reply() {
-        packet.dst_port_be = id;
-    } else {
+    if !packet.is_icmp() {
+        return;
+    }
+    let (request, reply) = if packet.family == V4 { (8, 0) } else { (128, 129) };
+    if packet.icmp_type == request {
+        packet.echo = ECHO_REQUEST;
         packet.src_port_be = id;
+    } else if packet.icmp_type == reply {
+        packet.echo = ECHO_REPLY;
+        packet.dst_port_be = id;
     }
 }
 
@@ -543,11 +541,11 @@ pub fn read_embedded<F: Frame>(
     }
     if inner.is_icmp() {
         inner.icmp_type = p[0];
-        if !inner.is_echo() {
+        note_echo(inner, u16::from_ne_bytes([p[4], p[5]]));
+        if inner.echo == ECHO_NONE {
             // An error about an error or a neighbour message is nobody's.
             return Err(Reason::IcmpUnrelated);
         }
-        note_echo(inner, u16::from_ne_bytes([p[4], p[5]]));
     } else {
         inner.src_port_be = u16::from_ne_bytes([p[0], p[1]]);
         inner.dst_port_be = u16::from_ne_bytes([p[2], p[3]]);

@@ -114,7 +114,9 @@ fn rule<E: Env>(env: &E, set: u16, direction: Direction, class: u32, work: &mut 
             work.port.prefix_len = PortKey::FULL_BITS;
             work.port.port_set = port_set;
             work.port.protocol_be = u16::from(work.flow.protocol).to_be();
+            // The identifier of an echo is no port.
             work.port.port_be = match direction {
+                _ if work.flow.echo != 0 => 0,
                 Direction::Ingress => work.flow.local_port_be,
                 Direction::Egress => work.flow.remote_port_be,
             };

@@ -170,7 +170,7 @@ pub(super) fn frame(text: &str, direction: Direction) -> Result<Wire, String> {
     let kind = words.next("a kind of frame")?;
     let (mut ethertype, mut body) = match kind {
         "raw" => {
-            wire.bytes = Bytes(hex(words.next("hex")?)?);
+            wire.bytes = Bytes(hex(words.words.next().unwrap_or_default())?);
             return Ok(wire);
         }
         "type" => (words.number("an ethertype")?, words.words.next().map_or(Ok(vec![0; 46]), hex)?),
