@@ -31,7 +31,10 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn add(request: &AddRequest, version: &str) -> Result<String, Error> {
     let config = &request.config;
     for key in &config.unknown_keys {
-        tracing::warn!(key, "the configuration has a key that podgate does not know");
+        tracing::warn!(
+            key,
+            "the configuration has a key that podgate does not know"
+        );
     }
     if config.mode != Some(EnforcingMode::None) {
         let store = Store::create(&config.places.state_dir)?;
@@ -60,29 +63,50 @@ pub fn mode_of(config: &Config, node: &NodeConfig) -> Option<Mode> {
 /// The kernel is older than 6.6, or its version cannot be read.
 pub fn check_attach_mode(config: &Config) -> Result<(), Error> {
     if config.attach_mode == AttachMode::Tcx {
-        KernelVersion::running()?.require(kernel::TCX).map_err(Error::Tcx)?;
+        KernelVersion::running()?
+            .require(kernel::TCX)
+            .map_err(Error::Tcx)?;
     }
     Ok(())
 }
 
-fn enforce(request: &AddRequest, store: &Store, node: &NodeConfig, mode: Mode) -> Result<(), Error> {
+fn enforce(
+    request: &AddRequest,
+    store: &Store,
+    node: &NodeConfig,
+    mode: Mode,
+) -> Result<(), Error> {
     let config = &request.config;
     check_attach_mode(config)?;
     let interfaces = hostnet::pod_interfaces(Path::new(&request.netns))?;
-    let terms = Terms { request, mode, pending: known::could_select(store, node.source, &request.pod) };
+    let terms = Terms {
+        request,
+        mode,
+        pending: known::could_select(store, node.source, &request.pod),
+    };
 
     let locked = store.lock(LOCK_TIMEOUT)?;
-    let records = live_records(store, &config.places.bpf_dir, &request.attachment.container_id)?;
+    let records = live_records(
+        store,
+        &config.places.bpf_dir,
+        &request.attachment.container_id,
+    )?;
     let plan = plan::plan(request, interfaces, &records)?;
     for interface in &plan.left_alone {
-        tracing::info!(interface, "left alone: another call of this container enforces it");
+        tracing::info!(
+            interface,
+            "left alone: another call of this container enforces it"
+        );
     }
     let mut kernel = Kernel::open_or_load(&locked, config, node)?;
     let mut done = Vec::new();
     // A panic must not leave half an endpoint behind either.
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         let make = |endpoint| kernel.make(&locked, terms, endpoint, &mut done);
-        plan.endpoints.iter().map(make).collect::<Result<Vec<_>, Error>>()
+        plan.endpoints
+            .iter()
+            .map(make)
+            .collect::<Result<Vec<_>, Error>>()
     }));
     let standing = match outcome {
         Ok(Ok(standing)) => standing,
@@ -123,16 +147,29 @@ mod tests {
 
     #[test]
     fn the_mode_of_the_call_comes_before_the_nodes() {
-        let node = |enforcing_mode| NodeConfig { enforcing_mode, ..NodeConfig::default() };
+        let node = |enforcing_mode| NodeConfig {
+            enforcing_mode,
+            ..NodeConfig::default()
+        };
         let config = |members: &str| {
             let text = format!(r#"{{"name":"n"{members}}}"#);
-            Config::read(&Object::parse(text.as_bytes()).unwrap(), &Environment::default()).unwrap()
+            Config::read(
+                &Object::parse(text.as_bytes()).unwrap(),
+                &Environment::default(),
+            )
+            .unwrap()
         };
         assert_eq!(mode_of(&config(""), &node(None)), Some(Mode::Standard));
-        assert_eq!(mode_of(&config(""), &node(Some(EnforcingMode::Strict))), Some(Mode::Strict));
+        assert_eq!(
+            mode_of(&config(""), &node(Some(EnforcingMode::Strict))),
+            Some(Mode::Strict)
+        );
         assert_eq!(mode_of(&config(""), &node(Some(EnforcingMode::None))), None);
         let strict = config(r#","networkPolicyEnforcingMode":"strict""#);
-        assert_eq!(mode_of(&strict, &node(Some(EnforcingMode::None))), Some(Mode::Strict));
+        assert_eq!(
+            mode_of(&strict, &node(Some(EnforcingMode::None))),
+            Some(Mode::Strict)
+        );
         let none = config(r#","networkPolicyEnforcingMode":"none""#);
         assert_eq!(mode_of(&none, &node(Some(EnforcingMode::Strict))), None);
     }

@@ -23,10 +23,14 @@ use crate::{
 pub fn check(request: &AddRequest) -> Result<(), Error> {
     let config = &request.config;
     let store = match Store::open(&config.places.state_dir) {
-        Err(error) if error.is_missing() && config.mode == Some(EnforcingMode::None) => return Ok(()),
+        Err(error) if error.is_missing() && config.mode == Some(EnforcingMode::None) => {
+            return Ok(());
+        }
         opened => opened?,
     };
-    let records = store.container_records(&request.attachment.container_id)?.good;
+    let records = store
+        .container_records(&request.attachment.container_id)?
+        .good;
     let is_own = |record: &&Record| record.cni_ifname == request.attachment.ifname;
     if records.iter().find(is_own).is_none() && mode_of(config, &store.node_config()?).is_none() {
         return Ok(());
@@ -34,19 +38,29 @@ pub fn check(request: &AddRequest) -> Result<(), Error> {
     let interfaces = hostnet::pod_interfaces(Path::new(&request.netns))?;
     let mut differences = unrecorded(&request.attachment.ifname, &interfaces, &records);
     match open_endpoints(&config.places.bpf_dir)? {
-        None => differences.push(format!("nothing is loaded below {}", config.places.bpf_dir.display())),
+        None => differences.push(format!(
+            "nothing is loaded below {}",
+            config.places.bpf_dir.display()
+        )),
         Some(endpoints) => {
             let programs = Programs::open(endpoints.pins())?;
             for record in records.iter().filter(is_own) {
                 let found = compare(record, &interfaces, &endpoints, &programs)?;
-                differences.extend(found.into_iter().map(|what| format!("interface {}: {what}", record.ifname)));
+                differences.extend(
+                    found
+                        .into_iter()
+                        .map(|what| format!("interface {}: {what}", record.ifname)),
+                );
             }
         }
     }
     if differences.is_empty() {
         Ok(())
     } else {
-        Err(Error::Differs { attachment: request.attachment.to_string(), differences })
+        Err(Error::Differs {
+            attachment: request.attachment.to_string(),
+            differences,
+        })
     }
 }
 
@@ -54,11 +68,17 @@ pub fn check(request: &AddRequest) -> Result<(), Error> {
 fn unrecorded(own: &str, interfaces: &[PodInterface], records: &[Record]) -> Vec<String> {
     let mut differences: Vec<_> = interfaces
         .iter()
-        .filter(|interface| !records.iter().any(|record| record.ifname == interface.ifname))
+        .filter(|interface| {
+            !records
+                .iter()
+                .any(|record| record.ifname == interface.ifname)
+        })
         .map(|interface| format!("interface {}: it has no record", interface.ifname))
         .collect();
     if !interfaces.iter().any(|interface| interface.ifname == own) {
-        differences.push(format!("interface {own}: it is not there, or its other end is not in the host's namespace"));
+        differences.push(format!(
+            "interface {own}: it is not there, or its other end is not in the host's namespace"
+        ));
     }
     differences
 }
@@ -73,14 +93,23 @@ fn compare(
     if record.phase != Phase::Attached {
         differences.push("its ADD did not end".to_owned());
     }
-    match interfaces.iter().find(|interface| interface.ifname == record.ifname) {
+    match interfaces
+        .iter()
+        .find(|interface| interface.ifname == record.ifname)
+    {
         None => differences.push("it is not there any more".into()),
         Some(interface) if interface.host_ifindex != record.ifindex => {
-            differences.push(format!("its other end is interface {}, not {}", interface.host_ifindex, record.ifindex));
+            differences.push(format!(
+                "its other end is interface {}, not {}",
+                interface.host_ifindex, record.ifindex
+            ));
         }
         Some(interface) if mac_text(interface.mac) != record.mac => {
             let found = mac_text(interface.mac);
-            differences.push(format!("its hardware address is {found}, not {}", record.mac));
+            differences.push(format!(
+                "its hardware address is {found}, not {}",
+                record.mac
+            ));
         }
         Some(_) => {}
     }
@@ -88,9 +117,14 @@ fn compare(
     match endpoints.row(record.ifindex)? {
         None => differences.push(format!("{} ({}) has no row", record.veth, record.ifindex)),
         Some(row) if (row.life, row.slot) != (life, slot) => {
-            differences.push(format!("its row is of life {} in slot {}, not {life} in {slot}", row.life, row.slot));
+            differences.push(format!(
+                "its row is of life {} in slot {}, not {life} in {slot}",
+                row.life, row.slot
+            ));
         }
-        Some(_) if endpoints.words.get(slot).0 == 0 => differences.push(format!("slot {slot} has no policy word")),
+        Some(_) if endpoints.words.get(slot).0 == 0 => {
+            differences.push(format!("slot {slot} has no policy word"))
+        }
         Some(_) => {}
     }
     match programs.verify(record.ifindex, record.attach_mode) {

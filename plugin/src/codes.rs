@@ -1,6 +1,6 @@
 //! The one place where an error becomes a CNI error code and a word on what to do.
 
-use enforcer::{attach, endpoint, hostnet, load};
+use enforcer::{attach, endpoint, hostnet, hosts, load};
 
 use crate::{error::Error, plan, request, wire};
 
@@ -54,6 +54,7 @@ pub fn code(error: &Error) -> Code {
         Error::Tcx(_) => Code::CONFIG,
         Error::Load(error) => load(error),
         Error::Endpoint(error) => endpoint(error),
+        Error::Hosts(error) => hosts(error),
         Error::Attach(error) => attach(error),
         Error::Differs { .. } => Code::READ_BACK,
         Error::PolicyUnknown { .. } | Error::NotReady(_) => Code::NOT_READY,
@@ -75,15 +76,21 @@ fn wire(error: &wire::Error) -> Code {
 
 fn request(error: &request::Error) -> Code {
     match error {
-        request::Error::Missing(_) | request::Error::Variable { .. } | request::Error::Args(_) => Code::VARIABLES,
-        request::Error::Config(_) | request::Error::Prev(_) | request::Error::Attachments(_) => Code::CONFIG,
+        request::Error::Missing(_) | request::Error::Variable { .. } | request::Error::Args(_) => {
+            Code::VARIABLES
+        }
+        request::Error::Config(_) | request::Error::Prev(_) | request::Error::Attachments(_) => {
+            Code::CONFIG
+        }
     }
 }
 
 fn store(error: &state::Error) -> Code {
     match error {
         error if error.is_lock_timeout() => Code::TRY_AGAIN,
-        state::Error::Node(state::node::Error::Json { .. } | state::node::Error::Field { .. }) => Code::CONFIG,
+        state::Error::Node(state::node::Error::Json { .. } | state::node::Error::Field { .. }) => {
+            Code::CONFIG
+        }
         _ => Code::STORE,
     }
 }
@@ -113,6 +120,18 @@ fn endpoint(error: &endpoint::Error) -> Code {
     }
 }
 
+fn hosts(error: &hosts::Error) -> Code {
+    match error {
+        hosts::Error::Map(error) if error.is_full() => Code::MAP_FULL,
+        hosts::Error::Map(_) => Code::KERNEL,
+        hosts::Error::Node(state::node::Error::Json { .. } | state::node::Error::Field { .. }) => {
+            Code::CONFIG
+        }
+        hosts::Error::Node(_) => Code::STORE,
+        _ => Code::ATTACH,
+    }
+}
+
 fn attach(error: &attach::Error) -> Code {
     match error {
         attach::Error::Net(error) => network(error),
@@ -129,7 +148,11 @@ fn attach(error: &attach::Error) -> Code {
 pub fn details(error: &Error) -> String {
     match error {
         Error::Undone { cause, failures } => {
-            format!("{}; what could not be undone: {}", details(cause), failures.join("; "))
+            format!(
+                "{}; what could not be undone: {}",
+                details(cause),
+                failures.join("; ")
+            )
         }
         Error::NotReady(cause) => details(cause),
         other => advice(other).to_owned(),
@@ -150,8 +173,12 @@ fn advice(error: &Error) -> &'static str {
         Error::Store(error) if error.is_unwritable() => {
             "the state folder (stateDir or PODGATE_STATE_DIR) must be writable for root and have space"
         }
-        Error::Store(state::Error::Node(_)) => "correct the file, or set the mode anew by `podgatectl mode`",
-        Error::Store(_) => "see `podgatectl doctor`; the state folder is stateDir or PODGATE_STATE_DIR",
+        Error::Store(state::Error::Node(_)) => {
+            "correct the file, or set the mode anew by `podgatectl mode`"
+        }
+        Error::Store(_) => {
+            "see `podgatectl doctor`; the state folder is stateDir or PODGATE_STATE_DIR"
+        }
         Error::Network(hostnet::Error::Netns { .. } | hostnet::Error::HostNetns { .. }) => {
             "CNI_NETNS must be the path of the pod's own network namespace; it is gone, or cannot be entered"
         }
@@ -165,7 +192,7 @@ fn advice(error: &Error) -> &'static str {
         Error::Endpoint(error) if error.is_full() => {
             "the node has as many endpoints as its tables hold; see `podgatectl status`"
         }
-        Error::Load(_) | Error::Endpoint(_) | Error::Attach(_) => {
+        Error::Load(_) | Error::Endpoint(_) | Error::Attach(_) | Error::Hosts(_) => {
             "see `podgatectl doctor`; `podgatectl load` loads the kernel programs by hand"
         }
         Error::Differs { .. } => {
@@ -174,8 +201,12 @@ fn advice(error: &Error) -> &'static str {
         Error::PolicyUnknown { .. } => {
             "start podgated (`systemctl status podgated`); onPolicyUnknown says what becomes of pods while it is away"
         }
-        Error::Left { .. } => "the call may be repeated; podgated's leftovers scan removes what is gone",
-        Error::Panic(_) => "this is a defect of podgate: please report it with the lines of the plugin's log",
+        Error::Left { .. } => {
+            "the call may be repeated; podgated's leftovers scan removes what is gone"
+        }
+        Error::Panic(_) => {
+            "this is a defect of podgate: please report it with the lines of the plugin's log"
+        }
         Error::NotReady(_) | Error::Undone { .. } => "",
     }
 }
@@ -198,8 +229,12 @@ fn advice_on_request(error: &request::Error) -> &'static str {
         request::Error::Missing(_) | request::Error::Variable { .. } | request::Error::Args(_) => {
             "the runtime sets the CNI variables of a call; correct the one that is named"
         }
-        request::Error::Prev(_) => "put podgate into a chain, behind the plugin that makes the pod's interface",
-        request::Error::Config(_) => "correct podgate's entry in the configuration list, or the variable that is named",
+        request::Error::Prev(_) => {
+            "put podgate into a chain, behind the plugin that makes the pod's interface"
+        }
+        request::Error::Config(_) => {
+            "correct podgate's entry in the configuration list, or the variable that is named"
+        }
         request::Error::Attachments(_) => "nothing was removed; the list comes from the runtime",
     }
 }

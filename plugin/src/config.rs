@@ -106,8 +106,14 @@ impl Places {
     /// # Errors
     /// A key that holds no text, and paths that are not absolute: a plugin has no working directory to speak of.
     pub fn read(config: &Object, environment: &Environment) -> Result<Self, Error> {
-        let state_dir = environment.state_dir.as_deref().map(|value| ("PODGATE_STATE_DIR", value));
-        let bpf_dir = environment.bpf_dir.as_deref().map(|value| ("PODGATE_BPF_DIR", value));
+        let state_dir = environment
+            .state_dir
+            .as_deref()
+            .map(|value| ("PODGATE_STATE_DIR", value));
+        let bpf_dir = environment
+            .bpf_dir
+            .as_deref()
+            .map(|value| ("PODGATE_BPF_DIR", value));
         Ok(Self {
             state_dir: place(config, "stateDir", state_dir, state::layout::DEFAULT_ROOT)?,
             bpf_dir: place(config, "bpfDir", bpf_dir, enforcer::pins::DEFAULT_BPF_DIR)?,
@@ -122,16 +128,21 @@ fn place(
     default: &str,
 ) -> Result<PathBuf, Error> {
     let of_key = config.read::<String>(key, "a string, the path of a folder")?;
-    let (origin, value) = match (variable, of_key) {
-        (Some((variable, value)), _) => (variable, value.to_owned()),
-        (None, Some(value)) => (key, value),
-        (None, None) => (key, default.to_owned()),
-    };
-    if Path::new(&value).is_absolute() && !value.contains('\0') {
-        Ok(PathBuf::from(value))
-    } else {
-        Err(Error::WrongValue { origin, value, expected: "an absolute path" })
+    let of_key = of_key.as_deref().map(|value| (key, value));
+    // A wrong key is an error even where the variable comes first.
+    for (origin, value) in of_key.into_iter().chain(variable) {
+        if !Path::new(value).is_absolute() || value.contains('\0') {
+            return Err(Error::WrongValue {
+                origin,
+                value: value.to_owned(),
+                expected: "an absolute path",
+            });
+        }
     }
+    Ok(variable
+        .or(of_key)
+        .map_or(default, |(_, value)| value)
+        .into())
 }
 
 /// Where the log goes.
@@ -145,7 +156,10 @@ pub struct Logging {
 
 impl Default for Logging {
     fn default() -> Self {
-        Self { file: Some(PathBuf::from("/var/log/podgate/plugin.log")), level: LevelFilter::INFO }
+        Self {
+            file: Some(PathBuf::from("/var/log/podgate/plugin.log")),
+            level: LevelFilter::INFO,
+        }
     }
 }
 
@@ -156,7 +170,9 @@ impl Logging {
     /// Other kinds of values, and unknown levels.
     pub fn read(config: &Object) -> Result<Self, Error> {
         let mut logging = Self::default();
-        if let Some(value) = config.read::<String>("pluginLogFile", "a string, the path of a file")? {
+        if let Some(value) =
+            config.read::<String>("pluginLogFile", "a string, the path of a file")?
+        {
             logging.file = match value.as_str() {
                 "stderr" | "stdout" | "" => None,
                 path => Some(PathBuf::from(path)),
@@ -172,7 +188,12 @@ impl Logging {
             ("debug", LevelFilter::DEBUG),
             ("trace", LevelFilter::TRACE),
         ];
-        logging.level = choice(config, "pluginLogLevel", "off, error, warn, info, debug or trace", &levels)?;
+        logging.level = choice(
+            config,
+            "pluginLogLevel",
+            "off, error, warn, info, debug or trace",
+            &levels,
+        )?;
         Ok(logging)
     }
 }
@@ -212,8 +233,11 @@ impl Config {
     pub fn read(config: &Object, environment: &Environment) -> Result<Self, Error> {
         Logging::read(config)?;
         let attach_modes = [("clsact", AttachMode::Clsact), ("tcx", AttachMode::Tcx)];
-        let unknown =
-            [("deny", OnPolicyUnknown::Deny), ("allow", OnPolicyUnknown::Allow), ("fail", OnPolicyUnknown::Fail)];
+        let unknown = [
+            ("deny", OnPolicyUnknown::Deny),
+            ("allow", OnPolicyUnknown::Allow),
+            ("fail", OnPolicyUnknown::Fail),
+        ];
         Ok(Self {
             network: network(config)?,
             places: Places::read(config, environment)?,
@@ -237,18 +261,36 @@ impl Config {
 pub fn network(config: &Object) -> Result<String, Error> {
     let name = config.read::<String>("name", "a string, the network's name")?;
     let name = name.filter(|name| !name.is_empty()).ok_or(Error::NoName)?;
-    if request::is_identifier(&name) { Ok(name) } else { Err(Error::Name(name)) }
+    if request::is_identifier(&name) {
+        Ok(name)
+    } else {
+        Err(Error::Name(name))
+    }
 }
 
 /// The environment's mode, else the key's; a wrong one is an error even where the other comes first.
 fn mode(config: &Object, environment: &Environment) -> Result<Option<EnforcingMode>, Error> {
     let parse = |origin, value: &str| {
-        let wrong = |_| Error::WrongValue { origin, value: value.to_owned(), expected: "strict, standard or none" };
+        let wrong = |_| Error::WrongValue {
+            origin,
+            value: value.to_owned(),
+            expected: "strict, standard or none",
+        };
         value.trim().parse::<EnforcingMode>().map_err(wrong)
     };
-    let (variable, key) = ("NETWORK_POLICY_ENFORCING_MODE", "networkPolicyEnforcingMode");
-    let of_key = config.read::<String>(key, "a string")?.map(|value| parse(key, &value)).transpose()?;
-    let of_environment = environment.mode.as_deref().map(|value| parse(variable, value)).transpose()?;
+    let (variable, key) = (
+        "NETWORK_POLICY_ENFORCING_MODE",
+        "networkPolicyEnforcingMode",
+    );
+    let of_key = config
+        .read::<String>(key, "a string")?
+        .map(|value| parse(key, &value))
+        .transpose()?;
+    let of_environment = environment
+        .mode
+        .as_deref()
+        .map(|value| parse(variable, value))
+        .transpose()?;
     Ok(of_environment.or(of_key))
 }
 
@@ -269,31 +311,47 @@ fn choice<T: Copy>(
     let value = config.read::<String>(key, "a string")?;
     let found = match &value {
         None => values.first(),
-        Some(text) => values.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)),
+        Some(text) => values
+            .iter()
+            .find(|(name, _)| text.eq_ignore_ascii_case(name)),
     };
-    found.map(|(_, value)| *value).ok_or_else(|| Error::WrongValue {
-        origin: key,
-        value: value.unwrap_or_default(),
-        expected,
-    })
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| Error::WrongValue {
+            origin: key,
+            value: value.unwrap_or_default(),
+            expected,
+        })
 }
 
 fn extra_sources(config: &Object) -> Result<Vec<IpNetwork>, Error> {
     let key = "extraSources";
-    let list = config.read::<Vec<String>>(key, "a list of addresses or CIDR blocks")?.unwrap_or_default();
+    let list = config
+        .read::<Vec<String>>(key, "a list of addresses or CIDR blocks")?
+        .unwrap_or_default();
     let expected = "an IP address or a CIDR block";
     list.into_iter()
-        .map(|value| value.parse().map_err(|_| Error::WrongValue { origin: key, value, expected }))
+        .map(|value| {
+            value.parse().map_err(|_| Error::WrongValue {
+                origin: key,
+                value,
+                expected,
+            })
+        })
         .collect()
 }
 
 fn host_path_interfaces(config: &Object) -> Result<Vec<String>, Error> {
     let key = "hostPathInterfaces";
-    let list = config.read::<Vec<String>>(key, "a list of interface names")?.unwrap_or_default();
+    let list = config
+        .read::<Vec<String>>(key, "a list of interface names")?
+        .unwrap_or_default();
     match list.iter().find(|name| !request::is_interface_name(name)) {
-        Some(name) => {
-            Err(Error::WrongValue { origin: key, value: name.clone(), expected: "the name of an interface" })
-        }
+        Some(name) => Err(Error::WrongValue {
+            origin: key,
+            value: name.clone(),
+            expected: "the name of an interface",
+        }),
         None => Ok(list),
     }
 }
@@ -316,13 +374,19 @@ fn labels(config: &Object) -> Result<Option<BTreeMap<String, String>>, Error> {
     let expected = "an object whose cni.labels, if any, is a list of {key, value}";
     let args = config.read::<Option<Args>>("args", expected)?.flatten();
     let list = args.and_then(|args| args.cni).and_then(|cni| cni.labels);
-    Ok(list.map(|list| list.into_iter().map(|label| (label.key, label.value)).collect()))
+    Ok(list.map(|list| {
+        list.into_iter()
+            .map(|label| (label.key, label.value))
+            .collect()
+    }))
 }
 
 fn unknown_keys(config: &Object) -> Vec<String> {
     config
         .keys()
-        .filter(|key| !KEYS.contains(key) && !KEYS_OF_CNI.contains(key) && !key.starts_with("cni.dev/"))
+        .filter(|key| {
+            !KEYS.contains(key) && !KEYS_OF_CNI.contains(key) && !key.starts_with("cni.dev/")
+        })
         .map(str::to_owned)
         .collect()
 }

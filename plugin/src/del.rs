@@ -31,10 +31,17 @@ pub fn del(request: &DelRequest) -> Result<(), Error> {
     let mut failures = Vec::new();
     for record in records.good.iter().chain(&records.stale).filter(is_ours) {
         if let Err(error) = remove(&locked, endpoints.as_mut(), record) {
-            failures.push(format!("{}/{}: {error}", record.container_id, record.ifname));
+            failures.push(format!(
+                "{}/{}: {error}",
+                record.container_id, record.ifname
+            ));
         }
     }
-    if failures.is_empty() { Ok(()) } else { Err(Error::Left { failures }) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Left { failures })
+    }
 }
 
 /// Removes one endpoint: the row of that very life, so that a newer endpoint of the interface stays, then the record.
@@ -43,7 +50,11 @@ pub fn del(request: &DelRequest) -> Result<(), Error> {
 /// # Errors
 /// The row cannot be deleted, or the record cannot for another reason than a store that takes no writes: the leftovers
 /// scan gets to it then.
-pub fn remove(locked: &Locked<'_>, endpoints: Option<&mut Endpoints>, record: &Record) -> Result<(), Error> {
+pub fn remove(
+    locked: &Locked<'_>,
+    endpoints: Option<&mut Endpoints>,
+    record: &Record,
+) -> Result<(), Error> {
     let mut deleted = false;
     // After a reboot the numbers mean something else.
     if let Some(endpoints) = endpoints
@@ -58,7 +69,13 @@ pub fn remove(locked: &Locked<'_>, endpoints: Option<&mut Endpoints>, record: &R
         }
         removed => drop(removed?),
     }
-    let Record { ifname, veth, ifindex, life, .. } = record;
+    let Record {
+        ifname,
+        veth,
+        ifindex,
+        life,
+        ..
+    } = record;
     tracing::info!(interface = ifname, veth, ifindex, life, deleted, "deleted");
     Ok(())
 }

@@ -48,11 +48,16 @@ pub fn parse(text: &str) -> Result<Duration, Error> {
         if whole.is_empty() && fraction.is_empty() {
             return Err(Error::Syntax(owned()));
         }
-        let end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let end = after
+            .find(|c: char| c == '.' || c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (name, tail) = after.split_at(end);
         let unit = match name {
             "" => return Err(Error::MissingUnit(owned())),
-            name => unit_nanos(name).ok_or_else(|| Error::UnknownUnit { text: owned(), unit: name.to_owned() })?,
+            name => unit_nanos(name).ok_or_else(|| Error::UnknownUnit {
+                text: owned(),
+                unit: name.to_owned(),
+            })?,
         };
         total = nanos(whole, fraction, unit)
             .and_then(|part| total.checked_add(part))
@@ -67,7 +72,10 @@ pub fn parse(text: &str) -> Result<Duration, Error> {
 }
 
 fn split_digits(text: &str) -> (&str, &str) {
-    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+    text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    )
 }
 
 fn unit_nanos(name: &str) -> Option<u64> {
@@ -85,7 +93,11 @@ fn unit_nanos(name: &str) -> Option<u64> {
 
 /// `whole.fraction` units in nanoseconds, rounded down; `None` when it does not fit.
 fn nanos(whole: &str, fraction: &str, unit: u64) -> Option<u64> {
-    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
+    let whole = if whole.is_empty() {
+        0
+    } else {
+        whole.parse::<u64>().ok()?
+    };
     let mut part = 0u64;
     let mut scale = unit;
     // Digit by digit the weight shrinks to nothing: no fraction is too long, and what is below a nanosecond is lost.
@@ -121,19 +133,44 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        assert_eq!(parse("0.1234567899s"), Ok(Duration::from_nanos(123_456_789)));
+        assert_eq!(
+            parse("0.1234567899s"),
+            Ok(Duration::from_nanos(123_456_789))
+        );
     }
 
     #[test]
     fn refuses_what_go_refuses_and_negative_ones() {
         for text in [
-            "", "+", "-", "s", ".s", "2", "2 s", "two", "1e3s", "2s ", "2x", "2S", "1d", "3..5s", "-2s", "+-2s",
-            "99999999999h", "18446744073709551616ns",
+            "",
+            "+",
+            "-",
+            "s",
+            ".s",
+            "2",
+            "2 s",
+            "two",
+            "1e3s",
+            "2s ",
+            "2x",
+            "2S",
+            "1d",
+            "3..5s",
+            "-2s",
+            "+-2s",
+            "99999999999h",
+            "18446744073709551616ns",
         ] {
             assert!(parse(text).is_err(), "{text:?} should be refused");
         }
         assert_eq!(parse("2"), Err(Error::MissingUnit("2".into())));
         assert_eq!(parse("-2s"), Err(Error::Negative("-2s".into())));
-        assert_eq!(parse("2d"), Err(Error::UnknownUnit { text: "2d".into(), unit: "d".into() }));
+        assert_eq!(
+            parse("2d"),
+            Err(Error::UnknownUnit {
+                text: "2d".into(),
+                unit: "d".into()
+            })
+        );
     }
 }

@@ -28,7 +28,9 @@ impl Environment {
     /// no validator accepts where it matters.
     pub fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
         let get = |name| {
-            lookup(name).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
+            lookup(name)
+                .map(|value| value.to_string_lossy().into_owned())
+                .filter(|value| !value.is_empty())
         };
         Self {
             command: get("CNI_COMMAND"),
@@ -57,8 +59,11 @@ mod tests {
             "CNI_IFNAME" => Some(OsString::from_vec(vec![b'e', 0xff])),
             _ => None,
         });
-        let expected =
-            Environment { command: Some("ADD".into()), ifname: Some("e\u{fffd}".into()), ..Environment::default() };
+        let expected = Environment {
+            command: Some("ADD".into()),
+            ifname: Some("e\u{fffd}".into()),
+            ..Environment::default()
+        };
         assert_eq!(environment, expected);
     }
 }

@@ -32,6 +32,9 @@ pub enum Error {
     /// Rows and words.
     #[error(transparent)]
     Endpoint(#[from] enforcer::endpoint::Error),
+    /// The host set.
+    #[error(transparent)]
+    Hosts(#[from] enforcer::hosts::Error),
     /// The attachment.
     #[error(transparent)]
     Attach(#[from] enforcer::attach::Error),
@@ -52,7 +55,9 @@ pub enum Error {
         reason: &'static str,
     },
     /// STATUS: the process may not do what ADD does.
-    #[error("use the kernel's network: CAP_NET_ADMIN and CAP_SYS_ADMIN are needed, and this process has not both")]
+    #[error(
+        "use the kernel's network: CAP_NET_ADMIN and CAP_SYS_ADMIN are needed, and this process has not both"
+    )]
     NoPrivileges,
     /// STATUS: an ADD would fail.
     #[error("be ready for pods: {0}")]
@@ -80,7 +85,14 @@ impl Error {
     /// The same, with what could not be undone after it.
     #[must_use]
     pub fn with_undo(self, failures: Vec<String>) -> Self {
-        if failures.is_empty() { self } else { Self::Undone { cause: Box::new(self), failures } }
+        if failures.is_empty() {
+            self
+        } else {
+            Self::Undone {
+                cause: Box::new(self),
+                failures,
+            }
+        }
     }
 }
 

@@ -9,8 +9,10 @@ use std::{
 use enforcer::{
     attach::{Attached, Programs},
     endpoint::{self, Endpoints, NewEndpoint, Row},
-    hostnet::PodInterface,
+    hostnet::{self, PodInterface},
+    hosts::{self, HostSet},
     load::{self, LoadOptions, Loaded},
+    pins::Pins,
 };
 use ipnetwork::IpNetwork;
 use state::{Locked, Mode, NodeConfig, Phase, Record, Store, clock, records::SCHEMA};
@@ -42,7 +44,11 @@ pub struct Standing {
 
 impl From<&Row> for Standing {
     fn from(row: &Row) -> Self {
-        Self { ifindex: row.ifindex, slot: row.slot, life: row.life }
+        Self {
+            ifindex: row.ifindex,
+            slot: row.slot,
+            life: row.life,
+        }
     }
 }
 
@@ -58,7 +64,10 @@ pub enum Done {
 }
 
 /// The kernel's half, open.
-#[expect(missing_debug_implementations, reason = "handles of maps have no text form")]
+#[expect(
+    missing_debug_implementations,
+    reason = "handles of maps have no text form"
+)]
 pub struct Kernel {
     /// Rows and words.
     pub endpoints: Endpoints,
@@ -71,18 +80,28 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel, the bpffs or the programs are not what they have to be.
-    pub fn open_or_load(locked: &Locked<'_>, config: &Config, node: &NodeConfig) -> Result<Self, Error> {
+    pub fn open_or_load(
+        locked: &Locked<'_>,
+        config: &Config,
+        node: &NodeConfig,
+    ) -> Result<Self, Error> {
         let bpf_dir = &config.places.bpf_dir;
         let options = LoadOptions {
-            flow_limit: node.conntrack_cache_table_size.unwrap_or(load::DEFAULT_FLOW_LIMIT),
+            flow_limit: node
+                .conntrack_cache_table_size
+                .unwrap_or(load::DEFAULT_FLOW_LIMIT),
             node_ports: (node.node_port_range.first, node.node_port_range.last),
         };
         if load::load(locked, bpf_dir, options)? == Loaded::Fresh {
             tracing::info!(bpf_dir = %bpf_dir.display(), "loaded programs and maps");
         }
         let endpoints = Endpoints::open(bpf_dir)?;
+        fill_host_set(locked, endpoints.pins(), config)?;
         let programs = Programs::open(endpoints.pins())?;
-        Ok(Self { endpoints, programs })
+        Ok(Self {
+            endpoints,
+            programs,
+        })
     }
 
     /// Makes one endpoint, or renews the one that stands. Every step goes into `done` as soon as it is taken.
@@ -99,14 +118,21 @@ impl Kernel {
         if let Some(before) = &planned.before {
             return self.renew(locked, before);
         }
-        let PodInterface { ifname, host_ifindex, host_name, .. } = &planned.interface;
+        let PodInterface {
+            ifname,
+            host_ifindex,
+            host_name,
+            ..
+        } = &planned.interface;
         self.clear_the_way(locked, *host_ifindex)?;
         let reserved = self.endpoints.reserve(locked)?;
         let mut record = intended(locked.store(), terms, planned, reserved.life, reserved.slot);
         done.push(Done::Record(Box::new(record.clone())));
         locked.put_record(&record)?;
 
-        let row = self.endpoints.create(locked, reserved, &new_endpoint(terms, planned))?;
+        let row = self
+            .endpoints
+            .create(locked, reserved, &new_endpoint(terms, planned))?;
         done.push(Done::Row(Standing::from(&row)));
 
         // Reads back what it attached.
@@ -134,13 +160,28 @@ impl Kernel {
     fn renew(&mut self, locked: &Locked<'_>, before: &Record) -> Result<Standing, Error> {
         let mut record = before.clone();
         if let Some(flaw) = self.programs.verify(before.ifindex, before.attach_mode)? {
-            tracing::warn!(ifindex = before.ifindex, "repeated ADD: {flaw}; attaching again");
-            record.attach_mode = self.programs.attach(before.ifindex, before.attach_mode)?.mode;
+            tracing::warn!(
+                ifindex = before.ifindex,
+                "repeated ADD: {flaw}; attaching again"
+            );
+            record.attach_mode = self
+                .programs
+                .attach(before.ifindex, before.attach_mode)?
+                .mode;
         }
         stamp(&mut record);
         locked.put_record(&record)?;
-        tracing::info!(interface = before.ifname, veth = before.veth, ifindex = before.ifindex, "renewed");
-        Ok(Standing { ifindex: before.ifindex, slot: before.slot, life: before.life })
+        tracing::info!(
+            interface = before.ifname,
+            veth = before.veth,
+            ifindex = before.ifindex,
+            "renewed"
+        );
+        Ok(Standing {
+            ifindex: before.ifindex,
+            slot: before.slot,
+            life: before.life,
+        })
     }
 
     /// A row that stands on the interface is of an ADD that was cut off, or of a container that had this namespace before:
@@ -149,10 +190,17 @@ impl Kernel {
         let Some(Row { life, .. }) = self.endpoints.row(ifindex)? else {
             return Ok(());
         };
-        tracing::warn!(ifindex, life, "a row of an earlier call stands on the interface; taking its place");
+        tracing::warn!(
+            ifindex,
+            life,
+            "a row of an earlier call stands on the interface; taking its place"
+        );
         self.endpoints.delete(locked, ifindex, Some(life))?;
         let records = locked.store().records()?.good;
-        for record in records.iter().filter(|record| record.ifindex == ifindex && record.life == life) {
+        for record in records
+            .iter()
+            .filter(|record| record.ifindex == ifindex && record.life == life)
+        {
             locked.remove_record(record)?;
         }
         Ok(())
@@ -165,15 +213,44 @@ impl Kernel {
         for step in done.into_iter().rev() {
             let outcome = match &step {
                 Done::Attached(attached) => self.programs.detach(attached).map_err(Error::from),
-                Done::Row(row) => {
-                    self.endpoints.delete(locked, row.ifindex, Some(row.life)).map(drop).map_err(Error::from)
-                }
+                Done::Row(row) => self
+                    .endpoints
+                    .delete(locked, row.ifindex, Some(row.life))
+                    .map(drop)
+                    .map_err(Error::from),
                 Done::Record(record) => locked.remove_record(record).map(drop).map_err(Error::from),
             };
             failures.extend(outcome.err().map(|error| error.to_string()));
         }
         failures
     }
+}
+
+/// The host set is the companion's, but for what is there before it: a set that was never filled, and the devices that
+/// only our configuration names.
+fn fill_host_set(locked: &Locked<'_>, pins: &Pins, config: &Config) -> Result<(), Error> {
+    if HostSet::open(pins)
+        .and_then(|set| set.is_empty())
+        .map_err(hosts::Error::from)?
+    {
+        let changes = hosts::refresh(locked, pins)?;
+        tracing::info!(addresses = changes.added.len(), "filled the host set");
+    }
+    if config.host_path_interfaces.is_empty() {
+        return Ok(());
+    }
+    let mut present = BTreeSet::new();
+    for name in &config.host_path_interfaces {
+        match hostnet::link_by_name(name) {
+            Ok(link) => drop(present.insert(link.ifindex)),
+            Err(hostnet::Error::NoSuchName { .. }) => {
+                tracing::debug!(name, "hostPathInterfaces: not there")
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    hosts::set_host_paths(locked, pins, &present).map_err(hosts::Error::from)?;
+    Ok(())
 }
 
 /// The rows and words; `None` where nothing is loaded.
@@ -193,7 +270,11 @@ pub fn open_endpoints(bpf_dir: &Path) -> Result<Option<Endpoints>, endpoint::Err
 ///
 /// # Errors
 /// Records or rows cannot be read.
-pub fn live_records(store: &Store, bpf_dir: &Path, container_id: &str) -> Result<Vec<Record>, Error> {
+pub fn live_records(
+    store: &Store,
+    bpf_dir: &Path,
+    container_id: &str,
+) -> Result<Vec<Record>, Error> {
     let mut records = store.container_records(container_id)?.good;
     records.retain(|record| record.phase == Phase::Attached);
     // Most ADDs are a container's first, and have nothing to open.
@@ -205,7 +286,10 @@ pub fn live_records(store: &Store, bpf_dir: &Path, container_id: &str) -> Result
     };
     let mut live = Vec::new();
     for record in records {
-        if endpoints.row(record.ifindex)?.is_some_and(|row| row.life == record.life) {
+        if endpoints
+            .row(record.ifindex)?
+            .is_some_and(|row| row.life == record.life)
+        {
             live.push(record);
         }
     }
@@ -219,8 +303,16 @@ fn stamp(record: &mut Record) {
 }
 
 fn new_endpoint(terms: Terms<'_>, planned: &Endpoint) -> NewEndpoint {
-    let mode = if terms.mode == Mode::Strict { PolicyWord::STRICT } else { 0 };
-    let pending = if terms.pending { PolicyWord::PENDING } else { 0 };
+    let mode = if terms.mode == Mode::Strict {
+        PolicyWord::STRICT
+    } else {
+        0
+    };
+    let pending = if terms.pending {
+        PolicyWord::PENDING
+    } else {
+        0
+    };
     NewEndpoint {
         ifindex: planned.interface.host_ifindex,
         mac: planned.interface.mac,
@@ -242,7 +334,8 @@ fn own_addresses(planned: &Endpoint) -> BTreeSet<IpAddr> {
 
 /// Where the pod has no address that somebody gave it (a pod that asks DHCP, say) there is nothing to guard by.
 fn is_guarded(config: &Config, planned: &Endpoint) -> bool {
-    config.source_guard && !(config.extra_sources.is_empty() && planned.addresses.iter().all(is_link_local))
+    config.source_guard
+        && !(config.extra_sources.is_empty() && planned.addresses.iter().all(is_link_local))
 }
 
 fn is_link_local(address: &IpAddr) -> bool {
@@ -251,12 +344,42 @@ fn is_link_local(address: &IpAddr) -> bool {
 
 /// The link-local address that a hardware address makes (RFC 4291, appendix A).
 fn link_local_of([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    Ipv6Addr::from([
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
+    ])
 }
 
 fn intended(store: &Store, terms: Terms<'_>, planned: &Endpoint, life: u32, slot: u32) -> Record {
-    let AddRequest { attachment, netns, pod, config, prev: _ } = terms.request;
-    let PodInterface { ifname, mac, host_ifindex, host_name, ifindex: _, addresses: _ } = &planned.interface;
+    let AddRequest {
+        attachment,
+        netns,
+        pod,
+        config,
+        prev: _,
+    } = terms.request;
+    let PodInterface {
+        ifname,
+        mac,
+        host_ifindex,
+        host_name,
+        ifindex: _,
+        addresses: _,
+    } = &planned.interface;
     Record {
         schema: SCHEMA,
         phase: Phase::Intended,
@@ -282,7 +405,11 @@ fn intended(store: &Store, terms: Terms<'_>, planned: &Endpoint, life: u32, slot
         attached_at: None,
         attached_at_monotonic_ns: None,
         source_guard: is_guarded(config, planned),
-        extra_sources: config.extra_sources.iter().map(IpNetwork::to_string).collect(),
+        extra_sources: config
+            .extra_sources
+            .iter()
+            .map(IpNetwork::to_string)
+            .collect(),
         other: serde_json::Map::new(),
     }
 }

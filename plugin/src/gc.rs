@@ -29,10 +29,17 @@ pub fn gc(request: &GcRequest) -> Result<(), Error> {
     }
 }
 
-fn remove_unnamed(request: &GcRequest, store: &Store, valid: &BTreeSet<Attachment>) -> Result<(), Error> {
+fn remove_unnamed(
+    request: &GcRequest,
+    store: &Store,
+    valid: &BTreeSet<Attachment>,
+) -> Result<(), Error> {
     remove_where(request, store, |record| {
         let container_id = record.container_id.clone();
-        let attachment = Attachment { container_id, ifname: record.cni_ifname.clone() };
+        let attachment = Attachment {
+            container_id,
+            ifname: record.cni_ifname.clone(),
+        };
         Ok(record.network == request.network && !valid.contains(&attachment))
     })
 }
@@ -57,15 +64,24 @@ fn remove_where(
         // For each anew, so that an ADD that waits comes in between.
         let locked = store.lock(LOCK_TIMEOUT)?;
         if let Err(error) = remove_if_same(request, &locked, record) {
-            failures.push(format!("{}/{}: {error}", record.container_id, record.ifname));
+            failures.push(format!(
+                "{}/{}: {error}",
+                record.container_id, record.ifname
+            ));
         }
     }
-    if failures.is_empty() { Ok(()) } else { Err(Error::Left { failures }) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Left { failures })
+    }
 }
 
 /// Removes the endpoint unless, since it was listed, an ADD has put another into its place.
 fn remove_if_same(request: &GcRequest, locked: &Locked<'_>, record: &Record) -> Result<(), Error> {
-    let now = locked.store().record(&record.container_id, &record.ifname)?;
+    let now = locked
+        .store()
+        .record(&record.container_id, &record.ifname)?;
     if now.is_some_and(|now| now.life != record.life) {
         return Ok(());
     }

@@ -44,7 +44,11 @@ mod tests {
     use super::*;
 
     fn pod(uid: Option<&str>) -> Pod {
-        Pod { namespace: "shop".into(), name: "web".into(), uid: uid.map(Into::into) }
+        Pod {
+            namespace: "shop".into(),
+            name: "web".into(),
+            uid: uid.map(Into::into),
+        }
     }
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -56,7 +60,13 @@ mod tests {
     fn index(store: &Store, namespaces: &[&str], cluster_wide: bool) {
         let listing_digest = store.scan_documents().unwrap().digest;
         let namespaces = namespaces.iter().map(|&name| name.to_owned()).collect();
-        store.write_index(&Index { listing_digest, namespaces, cluster_wide }).unwrap();
+        store
+            .write_index(&Index {
+                listing_digest,
+                namespaces,
+                cluster_wide,
+            })
+            .unwrap();
     }
 
     #[test]
@@ -68,9 +78,12 @@ mod tests {
     #[test]
     fn only_its_namespace_and_cluster_wide_documents_could() {
         let (_folder, store) = store();
-        for (namespaces, cluster_wide, expected) in
-            [(&[][..], false, false), (&["other"], false, false), (&["shop"], false, true), (&[], true, true)]
-        {
+        for (namespaces, cluster_wide, expected) in [
+            (&[][..], false, false),
+            (&["other"], false, false),
+            (&["shop"], false, true),
+            (&[], true, true),
+        ] {
             index(&store, namespaces, cluster_wide);
             let could = could_select(&store, Source::Files, &pod(None));
             assert_eq!(could, expected, "{namespaces:?} {cluster_wide}");

@@ -53,7 +53,12 @@ pub fn run() -> ExitCode {
 fn carry_out(call: &Call) -> Result<Option<String>, Error> {
     // A wrong level or file is reported by the verbs that read the whole configuration.
     log::start(&Logging::read(&call.config).unwrap_or_default());
-    let Call { command, version, environment, config } = call;
+    let Call {
+        command,
+        version,
+        environment,
+        config,
+    } = call;
     let span = tracing::info_span!(
         "call",
         command = command.name(),
@@ -80,6 +85,10 @@ fn carry_out(call: &Call) -> Result<Option<String>, Error> {
         Command::Version => Ok(None),
     };
     outcome.inspect_err(|error| {
-        tracing::error!(code = codes::code(error).0, details = codes::details(error), "{error}");
+        tracing::error!(
+            code = codes::code(error).0,
+            details = codes::details(error),
+            "{error}"
+        );
     })
 }

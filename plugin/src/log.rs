@@ -20,7 +20,10 @@ pub fn start(logging: &Logging) {
     if logging.level == LevelFilter::OFF {
         return;
     }
-    let builder = tracing_subscriber::fmt().with_max_level(logging.level).with_ansi(false).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(logging.level)
+        .with_ansi(false)
+        .with_target(false);
     // Somebody else's subscriber (a test's) is as good.
     let _ = match logging.file.as_deref().map(|path| (path, open(path))) {
         Some((_, Ok(file))) => builder.with_writer(Mutex::new(file)).try_init(),
@@ -35,11 +38,20 @@ pub fn start(logging: &Logging) {
 
 /// Opens for appending, so that lines of calls at the same time stay whole.
 fn open(path: &Path) -> io::Result<File> {
-    let open = || OpenOptions::new().append(true).create(true).mode(0o640).open(path);
+    let open = || {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .open(path)
+    };
     let file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().unwrap_or(Path::new("/"));
-            DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(folder)?;
             open()?
         }
         opened => opened?,
@@ -67,10 +79,20 @@ mod tests {
         open(&path).unwrap().write_all(b"one\n").unwrap();
         open(&path).unwrap().write_all(b"two\n").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
-        File::options().write(true).open(&path).unwrap().set_len(KEEP).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(KEEP)
+            .unwrap();
         open(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
-        assert_eq!(std::fs::metadata(folder.path().join("a/b/plugin.log.1")).unwrap().len(), KEEP);
+        assert_eq!(
+            std::fs::metadata(folder.path().join("a/b/plugin.log.1"))
+                .unwrap()
+                .len(),
+            KEEP
+        );
     }
 
     #[test]

@@ -41,14 +41,22 @@ impl Object {
     /// The value of `key`; the last one where it stands twice, as in Go.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&RawValue> {
-        self.members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| &**value)
+        self.members
+            .iter()
+            .rev()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| &**value)
     }
 
     /// The value of `key` as a `T`; `Ok(None)` where the key is absent. JSON's null is a value like any other.
     ///
     /// # Errors
     /// [`WrongType`] when the value is no `T`.
-    pub fn read<T: DeserializeOwned>(&self, key: &str, expected: &'static str) -> Result<Option<T>, WrongType> {
+    pub fn read<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        expected: &'static str,
+    ) -> Result<Option<T>, WrongType> {
         self.get(key)
             .map(|raw| {
                 serde_json::from_str(raw.get()).map_err(|source| WrongType {
@@ -138,18 +146,33 @@ mod tests {
             object.render_with("cniVersion", "0.4.0"),
             r#"{"b":{"z":1,"a":12345678901234567890123456789.10e+2},"cniVersion":"0.4.0","m":"7","a\"é":[ 1, 2 ]}"#
         );
-        assert_eq!(Object::parse(b"{}").unwrap().render_with("v", "1"), r#"{"v":"1"}"#);
-        assert_eq!(Object::parse(br#"{"a":1}"#).unwrap().render_with("v", "1"), r#"{"v":"1","a":1}"#);
+        assert_eq!(
+            Object::parse(b"{}").unwrap().render_with("v", "1"),
+            r#"{"v":"1"}"#
+        );
+        assert_eq!(
+            Object::parse(br#"{"a":1}"#).unwrap().render_with("v", "1"),
+            r#"{"v":"1","a":1}"#
+        );
     }
 
     #[test]
     fn last_duplicate_wins_and_types_are_named() {
         let object = Object::parse(br#"{"a":1,"a":"x","n":null}"#).unwrap();
-        assert_eq!(object.read::<String>("a", "a string").unwrap().as_deref(), Some("x"));
+        assert_eq!(
+            object.read::<String>("a", "a string").unwrap().as_deref(),
+            Some("x")
+        );
         assert_eq!(object.read::<String>("none", "a string").unwrap(), None);
         let error = object.read::<u8>("a", "a number").unwrap_err();
-        assert_eq!(error.to_string(), "read a: expected a number, found a string");
-        assert_eq!(object.read::<String>("n", "a string").unwrap_err().found, "null");
+        assert_eq!(
+            error.to_string(),
+            "read a: expected a number, found a string"
+        );
+        assert_eq!(
+            object.read::<String>("n", "a string").unwrap_err().found,
+            "null"
+        );
     }
 
     #[test]

@@ -10,13 +10,18 @@ use enforcer::hostnet::PodInterface;
 use ipnetwork::IpNetwork;
 use state::Record;
 
-use crate::{prev::PrevResult, request::AddRequest};
+use crate::{
+    prev::{Address, PrevResult},
+    request::AddRequest,
+};
 
 /// Something that cannot be enforced.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// An interface of the pod that podgate cannot stand before.
-    #[error("find interface {ifname} in {netns}: no veth of this name there has its other end in the host's namespace")]
+    #[error(
+        "find interface {ifname} in {netns}: no veth of this name there has its other end in the host's namespace"
+    )]
     NotOurs {
         /// The interface.
         ifname: String,
@@ -51,24 +56,53 @@ pub struct Endpoint {
 /// # Errors
 /// The call's own interface, or one that the result puts into the pod's namespace, is not among `interfaces`: it would
 /// stay without a filter.
-pub fn plan(request: &AddRequest, interfaces: Vec<PodInterface>, records: &[Record]) -> Result<AddPlan, Error> {
+pub fn plan(
+    request: &AddRequest,
+    interfaces: Vec<PodInterface>,
+    records: &[Record],
+) -> Result<AddPlan, Error> {
     let own = &request.attachment.ifname;
     for ifname in std::iter::once(own.as_str()).chain(claimed(&request.prev, &request.netns)) {
-        if !interfaces.iter().any(|interface| interface.ifname == ifname) {
-            return Err(Error::NotOurs { ifname: ifname.to_owned(), netns: request.netns.clone() });
+        if !interfaces
+            .iter()
+            .any(|interface| interface.ifname == ifname)
+        {
+            return Err(Error::NotOurs {
+                ifname: ifname.to_owned(),
+                netns: request.netns.clone(),
+            });
         }
     }
-    let mut plan = AddPlan { endpoints: Vec::new(), left_alone: Vec::new() };
+    let owners = owners(&request.prev, &interfaces, own);
+    let mut plan = AddPlan {
+        endpoints: Vec::new(),
+        left_alone: Vec::new(),
+    };
     for interface in interfaces {
-        let is_of = |record: &&Record| record.ifname == interface.ifname && record.ifindex == interface.host_ifindex;
+        let is_of = |record: &&Record| {
+            record.ifname == interface.ifname && record.ifindex == interface.host_ifindex
+        };
         let before = records.iter().find(is_of).cloned();
-        if before.as_ref().is_some_and(|record| record.cni_ifname != *own) {
+        if before
+            .as_ref()
+            .is_some_and(|record| record.cni_ifname != *own)
+        {
             plan.left_alone.push(interface.ifname);
             continue;
         }
-        let mut addresses: BTreeSet<IpAddr> = interface.addresses.iter().map(IpNetwork::ip).collect();
-        addresses.extend(addresses_of(&request.prev, &interface, own));
-        plan.endpoints.push(Endpoint { interface, addresses, before });
+        let mut addresses: BTreeSet<IpAddr> =
+            interface.addresses.iter().map(IpNetwork::ip).collect();
+        addresses.extend(
+            owners
+                .iter()
+                .filter(|(owner, _)| *owner == interface.ifname)
+                .map(|(_, ip)| *ip),
+        );
+        plan.endpoints.push(Endpoint {
+            interface,
+            addresses,
+            before,
+        });
     }
     Ok(plan)
 }
@@ -78,7 +112,12 @@ fn claimed<'a>(prev: &'a PrevResult, netns: &'a str) -> impl Iterator<Item = &'a
     prev.interfaces
         .iter()
         .filter(|interface| interface.name != "lo")
-        .filter(move |interface| interface.sandbox.as_deref().is_some_and(|sandbox| same_path(sandbox, netns)))
+        .filter(move |interface| {
+            interface
+                .sandbox
+                .as_deref()
+                .is_some_and(|sandbox| same_path(sandbox, netns))
+        })
         .map(|interface| interface.name.as_str())
 }
 
@@ -86,27 +125,32 @@ fn claimed<'a>(prev: &'a PrevResult, netns: &'a str) -> impl Iterator<Item = &'a
 fn same_path(one: &str, other: &str) -> bool {
     fn plain(path: &str) -> PathBuf {
         let path = Path::new(path);
-        path.strip_prefix("/var/run").map_or_else(|_| path.to_owned(), |rest| Path::new("/run").join(rest))
+        path.strip_prefix("/var/run")
+            .map_or_else(|_| path.to_owned(), |rest| Path::new("/run").join(rest))
     }
     plain(one) == plain(other)
 }
 
-/// The result's addresses that belong to `interface`: by name of either end; what names no end belongs to the call's
-/// own interface.
-fn addresses_of<'a>(
-    prev: &'a PrevResult,
-    interface: &'a PodInterface,
-    own: &'a str,
-) -> impl Iterator<Item = IpAddr> + 'a {
-    let belongs = move |address: &&crate::prev::Address| {
-        let owner = address.interface.and_then(|index| prev.interfaces.get(index));
-        match owner {
-            Some(owner) if owner.sandbox.is_some() => owner.name == interface.ifname,
-            Some(owner) if owner.name == interface.host_name => true,
-            _ => interface.ifname == own,
-        }
+/// Each address of the result with the interface of the pod that it stands on: the one it names, by either end; what
+/// names neither belongs to the call's own.
+fn owners(prev: &PrevResult, interfaces: &[PodInterface], own: &str) -> Vec<(String, IpAddr)> {
+    let owner = |address: &Address| {
+        let named = address
+            .interface
+            .and_then(|index| prev.interfaces.get(index))?;
+        let inside = named.sandbox.is_some().then_some(&named.name);
+        let outside = || {
+            interfaces
+                .iter()
+                .find(|one| one.host_name == named.name)
+                .map(|one| &one.ifname)
+        };
+        inside.or_else(outside).cloned()
     };
-    prev.addresses.iter().filter(belongs).map(|address| address.ip)
+    prev.addresses
+        .iter()
+        .map(|address| (owner(address).unwrap_or_else(|| own.to_owned()), address.ip))
+        .collect()
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use crate::object::{Object, kind};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is none.
-    #[error("read prevResult: it is missing, and podgate enforces only interfaces that a plugin before it has made")]
+    #[error(
+        "read prevResult: it is missing, and podgate enforces only interfaces that a plugin before it has made"
+    )]
     Missing,
     /// It is no object.
     #[error("read prevResult: expected an object, found {0}")]
@@ -87,10 +89,22 @@ impl PrevResult {
             return Err(Error::NotAnObject(kind(raw)));
         }
         let view: View = serde_json::from_str(raw.get())?;
-        let interfaces: Vec<_> = view.interfaces.unwrap_or_default().into_iter().map(interface).collect();
+        let interfaces: Vec<_> = view
+            .interfaces
+            .unwrap_or_default()
+            .into_iter()
+            .map(interface)
+            .collect();
         let entries = view.ips.unwrap_or_default();
-        let addresses = entries.iter().map(|entry| address(entry, interfaces.len())).collect::<Result<_, _>>()?;
-        Ok(Self { object: Object::parse(raw.get().as_bytes())?, interfaces, addresses })
+        let addresses = entries
+            .iter()
+            .map(|entry| address(entry, interfaces.len()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            object: Object::parse(raw.get().as_bytes())?,
+            interfaces,
+            addresses,
+        })
     }
 
     /// The result as it goes to the runtime: as it came, under the version that was asked for. libcni has brought
@@ -102,14 +116,32 @@ impl PrevResult {
 }
 
 fn interface(raw: RawInterface) -> Interface {
-    let sandbox = raw.sandbox.as_ref().and_then(Value::as_str).filter(|path| !path.is_empty()).map(str::to_owned);
-    Interface { name: raw.name, sandbox }
+    let sandbox = raw
+        .sandbox
+        .as_ref()
+        .and_then(Value::as_str)
+        .filter(|path| !path.is_empty())
+        .map(str::to_owned);
+    Interface {
+        name: raw.name,
+        sandbox,
+    }
 }
 
 fn address(raw: &RawAddress, interfaces: usize) -> Result<Address, Error> {
-    let network: IpNetwork = raw.address.parse().map_err(|_| Error::Address(raw.address.clone()))?;
-    let index = raw.interface.as_ref().and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok());
-    Ok(Address { ip: network.ip(), interface: index.filter(|index| *index < interfaces) })
+    let network: IpNetwork = raw
+        .address
+        .parse()
+        .map_err(|_| Error::Address(raw.address.clone()))?;
+    let index = raw
+        .interface
+        .as_ref()
+        .and_then(Value::as_u64)
+        .and_then(|index| usize::try_from(index).ok());
+    Ok(Address {
+        ip: network.ip(),
+        interface: index.filter(|index| *index < interfaces),
+    })
 }
 
 #[cfg(test)]
@@ -128,12 +160,27 @@ mod tests {
         assert_eq!(
             result.interfaces,
             [
-                Interface { name: "eni456b416f2bf".into(), sandbox: None },
-                Interface { name: "eth0".into(), sandbox: Some("/run/netns/x".into()) },
-                Interface { name: "dummy456b416f2bf".into(), sandbox: Some("0".into()) },
+                Interface {
+                    name: "eni456b416f2bf".into(),
+                    sandbox: None
+                },
+                Interface {
+                    name: "eth0".into(),
+                    sandbox: Some("/run/netns/x".into())
+                },
+                Interface {
+                    name: "dummy456b416f2bf".into(),
+                    sandbox: Some("0".into())
+                },
             ]
         );
-        assert_eq!(result.addresses, [Address { ip: "192.0.2.1".parse().unwrap(), interface: Some(1) }]);
+        assert_eq!(
+            result.addresses,
+            [Address {
+                ip: "192.0.2.1".parse().unwrap(),
+                interface: Some(1)
+            }]
+        );
     }
 
     #[test]
@@ -146,16 +193,29 @@ mod tests {
 
     #[test]
     fn empty_null_and_absent_lists_are_no_interfaces() {
-        for text in ["{}", r#"{"interfaces":null,"ips":null}"#, r#"{"interfaces":[],"ips":[]}"#] {
+        for text in [
+            "{}",
+            r#"{"interfaces":null,"ips":null}"#,
+            r#"{"interfaces":[],"ips":[]}"#,
+        ] {
             let result = parse(text).unwrap();
-            assert!(result.interfaces.is_empty() && result.addresses.is_empty(), "{text}");
+            assert!(
+                result.interfaces.is_empty() && result.addresses.is_empty(),
+                "{text}"
+            );
         }
-        assert_eq!(parse("{}").unwrap().render("1.0.0"), r#"{"cniVersion":"1.0.0"}"#);
+        assert_eq!(
+            parse("{}").unwrap().render("1.0.0"),
+            r#"{"cniVersion":"1.0.0"}"#
+        );
     }
 
     #[test]
     fn other_shapes_are_errors() {
-        assert!(matches!(PrevResult::read(&Object::default()), Err(Error::Missing)));
+        assert!(matches!(
+            PrevResult::read(&Object::default()),
+            Err(Error::Missing)
+        ));
         for text in ["null", "[]", "\"x\"", "7", "true"] {
             assert!(matches!(parse(text), Err(Error::NotAnObject(_))), "{text}");
         }
@@ -169,6 +229,9 @@ mod tests {
         ] {
             assert!(matches!(parse(text), Err(Error::Shape(_))), "{text}");
         }
-        assert!(matches!(parse(r#"{"ips":[{"address":"10.0.0.300/24"}]}"#), Err(Error::Address(_))));
+        assert!(matches!(
+            parse(r#"{"ips":[{"address":"10.0.0.300/24"}]}"#),
+            Err(Error::Address(_))
+        ));
     }
 }

@@ -65,14 +65,26 @@ impl Attachment {
     pub fn read(environment: &Environment) -> Result<Self, Error> {
         let container_id = required("CNI_CONTAINERID", environment.container_id.as_ref())?;
         if !is_identifier(&container_id) {
-            return Err(Error::Variable { variable: "CNI_CONTAINERID", value: container_id, expected: IDENTIFIER });
+            return Err(Error::Variable {
+                variable: "CNI_CONTAINERID",
+                value: container_id,
+                expected: IDENTIFIER,
+            });
         }
         let ifname = required("CNI_IFNAME", environment.ifname.as_ref())?;
         if !is_interface_name(&ifname) {
-            let expected = "the name of an interface (1 to 15 characters, no slash, colon or space)";
-            return Err(Error::Variable { variable: "CNI_IFNAME", value: ifname, expected });
+            let expected =
+                "the name of an interface (1 to 15 characters, no slash, colon or space)";
+            return Err(Error::Variable {
+                variable: "CNI_IFNAME",
+                value: ifname,
+                expected,
+            });
         }
-        Ok(Self { container_id, ifname })
+        Ok(Self {
+            container_id,
+            ifname,
+        })
     }
 }
 
@@ -94,9 +106,15 @@ impl Pod {
     /// # Errors
     /// A pair without an equals sign, and names that no object of Kubernetes has.
     pub fn read(args: &str, container_id: &str) -> Result<Self, Error> {
-        let mut pod = Self { namespace: "default".into(), name: container_id.into(), uid: None };
+        let mut pod = Self {
+            namespace: "default".into(),
+            name: container_id.into(),
+            uid: None,
+        };
         for pair in args.split(';').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| Error::Args(pair.to_owned()))?;
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| Error::Args(pair.to_owned()))?;
             let variable = match key {
                 "K8S_POD_NAMESPACE" => "K8S_POD_NAMESPACE of CNI_ARGS",
                 "K8S_POD_NAME" => "K8S_POD_NAME of CNI_ARGS",
@@ -107,7 +125,11 @@ impl Pod {
                 continue;
             }
             if !is_identifier(value) {
-                return Err(Error::Variable { variable, value: value.to_owned(), expected: IDENTIFIER });
+                return Err(Error::Variable {
+                    variable,
+                    value: value.to_owned(),
+                    expected: IDENTIFIER,
+                });
             }
             match key {
                 "K8S_POD_NAMESPACE" => value.clone_into(&mut pod.namespace),
@@ -142,9 +164,18 @@ impl AddRequest {
     pub fn read(environment: &Environment, config: &Object) -> Result<Self, Error> {
         let attachment = Attachment::read(environment)?;
         let netns = required("CNI_NETNS", environment.netns.as_ref())?;
-        let pod = Pod::read(environment.args.as_deref().unwrap_or_default(), &attachment.container_id)?;
+        let pod = Pod::read(
+            environment.args.as_deref().unwrap_or_default(),
+            &attachment.container_id,
+        )?;
         let prev = PrevResult::read(config);
-        Ok(Self { attachment, netns, pod, config: Config::read(config, environment)?, prev: prev? })
+        Ok(Self {
+            attachment,
+            netns,
+            pod,
+            config: Config::read(config, environment)?,
+            prev: prev?,
+        })
     }
 }
 
@@ -163,7 +194,10 @@ impl DelRequest {
     /// # Errors
     /// The identity or the folders cannot be read.
     pub fn read(environment: &Environment, config: &Object) -> Result<Self, Error> {
-        Ok(Self { attachment: Attachment::read(environment)?, places: Places::read(config, environment)? })
+        Ok(Self {
+            attachment: Attachment::read(environment)?,
+            places: Places::read(config, environment)?,
+        })
     }
 }
 
@@ -189,7 +223,9 @@ impl GcRequest {
         // The key's name in the specification, then the one that an earlier text of it had. libcni sends both, and null
         // for a caller without a list.
         for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-            let list = config.read::<Option<Vec<Attachment>>>(key, expected).map_err(Error::Attachments)?;
+            let list = config
+                .read::<Option<Vec<Attachment>>>(key, expected)
+                .map_err(Error::Attachments)?;
             valid = valid.or(list.flatten());
         }
         Ok(Self {
@@ -200,8 +236,7 @@ impl GcRequest {
     }
 }
 
-const IDENTIFIER: &str =
-    "a name of letters, digits, dots, dashes and underscores that begins with a letter or digit (253 characters at most)";
+const IDENTIFIER: &str = "a name of letters, digits, dots, dashes and underscores that begins with a letter or digit (253 characters at most)";
 
 fn required(name: &'static str, value: Option<&String>) -> Result<String, Error> {
     value.cloned().ok_or(Error::Missing(name))
@@ -214,7 +249,9 @@ pub fn is_identifier(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() <= 253
         && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
 /// The kernel's rule for names of interfaces (`dev_valid_name`).

@@ -70,7 +70,10 @@ fn check_programs(bpf_dir: &Path) -> Result<(), Error> {
 
 /// A write tells more than any look: read-only, full, over quota, out of inodes.
 fn check_writable(store: &Store) -> Result<(), Error> {
-    let probe = store.layout().status().join(format!(".probe-{}", std::process::id()));
+    let probe = store
+        .layout()
+        .status()
+        .join(format!(".probe-{}", std::process::id()));
     file::replace(&probe, &[0; 4096], Durability::Volatile).map_err(state::Error::from)?;
     file::remove(&probe, Durability::Volatile).map_err(state::Error::from)?;
     Ok(())
@@ -86,7 +89,9 @@ fn check_capabilities() -> Result<(), Error> {
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 

@@ -27,7 +27,8 @@ pub fn for_policy(
     endpoints: &Endpoints,
     standing: &[Standing],
 ) -> Result<(), Error> {
-    let is_pending = |endpoint: &&Standing| endpoints.words.get(endpoint.slot).has(PolicyWord::PENDING);
+    let is_pending =
+        |endpoint: &&Standing| endpoints.words.get(endpoint.slot).has(PolicyWord::PENDING);
     let begin = Instant::now();
     let mut next_sign = begin;
     let reason = loop {
@@ -42,7 +43,10 @@ pub fn for_policy(
             }
             next_sign = now + LIFE_SIGN;
         }
-        let left = request.config.policy_wait.saturating_sub(now.duration_since(begin));
+        let left = request
+            .config
+            .policy_wait
+            .saturating_sub(now.duration_since(begin));
         if left.is_zero() {
             break "policyWait is over";
         }
@@ -51,7 +55,10 @@ pub fn for_policy(
     for endpoint in standing.iter().filter(is_pending) {
         let ifindex = endpoint.ifindex;
         match request.config.on_policy_unknown {
-            OnPolicyUnknown::Deny => tracing::warn!(ifindex, "{reason}; closed until the companion knows its policy"),
+            OnPolicyUnknown::Deny => tracing::warn!(
+                ifindex,
+                "{reason}; closed until the companion knows its policy"
+            ),
             OnPolicyUnknown::Allow => allow(endpoints, *endpoint, reason)?,
             OnPolicyUnknown::Fail => {
                 let pod = format!("{}/{}", request.pod.namespace, request.pod.name);
@@ -66,7 +73,9 @@ pub fn for_policy(
 /// now its slot may be another's, and its word, whose epoch is unique, with it.
 fn allow(endpoints: &Endpoints, endpoint: Standing, reason: &str) -> Result<(), Error> {
     let word = endpoints.words.get(endpoint.slot);
-    let is_ours = endpoints.row(endpoint.ifindex)?.is_some_and(|row| row.life == endpoint.life);
+    let is_ours = endpoints
+        .row(endpoint.ifindex)?
+        .is_some_and(|row| row.life == endpoint.life);
     if is_ours && word.has(PolicyWord::PENDING) {
         let decided = word.with_flags(word.flags() & !PolicyWord::PENDING);
         if endpoints.words.swap(endpoint.slot, word, decided).is_ok() {

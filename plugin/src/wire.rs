@@ -62,7 +62,9 @@ pub enum Error {
     #[error("read cniVersion: {0:?} is not a version that podgate speaks ({list})", list = VERSIONS.join(", "))]
     Version(String),
     /// The version does not have the command.
-    #[error("read CNI_COMMAND: version {version} of the specification has no {command}, {since} is the first")]
+    #[error(
+        "read CNI_COMMAND: version {version} of the specification has no {command}, {since} is the first"
+    )]
     NotInVersion {
         /// The version asked for.
         version: &'static str,
@@ -146,19 +148,43 @@ fn parse(environment: Environment, input: Result<&[u8], Error>) -> Result<Call, 
     let bytes = input?;
     if command == Command::Version {
         // Before 1.0.0 it had no input.
-        let config = if bytes.trim_ascii().is_empty() { Object::default() } else { object(bytes)? };
-        return Ok(Call { command, version: NEWEST, environment, config });
+        let config = if bytes.trim_ascii().is_empty() {
+            Object::default()
+        } else {
+            object(bytes)?
+        };
+        return Ok(Call {
+            command,
+            version: NEWEST,
+            environment,
+            config,
+        });
     }
     let config = object(bytes)?;
     // A configuration without a version is one of 0.1.0, says the specification.
-    let asked = config.read::<String>("cniVersion", "a string")?.unwrap_or_else(|| "0.1.0".to_owned());
-    let version = VERSIONS.into_iter().find(|known| *known == asked).ok_or(Error::Version(asked))?;
+    let asked = config
+        .read::<String>("cniVersion", "a string")?
+        .unwrap_or_else(|| "0.1.0".to_owned());
+    let version = VERSIONS
+        .into_iter()
+        .find(|known| *known == asked)
+        .ok_or(Error::Version(asked))?;
     let since = command.since();
     let position = |version| VERSIONS.iter().position(|known| *known == version);
     if position(version) < position(since) {
-        return Err(Error::NotInVersion { version, command: command.name(), since }.into());
+        return Err(Error::NotInVersion {
+            version,
+            command: command.name(),
+            since,
+        }
+        .into());
     }
-    Ok(Call { command, version, environment, config })
+    Ok(Call {
+        command,
+        version,
+        environment,
+        config,
+    })
 }
 
 fn object(bytes: &[u8]) -> Result<Object, Error> {
@@ -178,14 +204,26 @@ fn read_stdin(environment: &Environment) -> Result<Vec<u8>, Error> {
         return Ok(Vec::new());
     }
     let mut bytes = Vec::with_capacity(4096);
-    stdin.lock().take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(Error::Stdin)?;
-    if bytes.len() as u64 > MAX_INPUT { Err(Error::TooLong) } else { Ok(bytes) }
+    stdin
+        .lock()
+        .take(MAX_INPUT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::Stdin)?;
+    if bytes.len() as u64 > MAX_INPUT {
+        Err(Error::TooLong)
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// The version for a reply, whatever else is wrong with the input: the one asked for where it is a version at all.
 fn version_asked(input: &[u8]) -> Version {
-    let asked = Object::parse(input).ok().and_then(|config| config.read::<String>("cniVersion", "").ok().flatten());
-    let version = asked.filter(|text| text.len() <= 32).and_then(|text| Version::parse(&text).ok());
+    let asked = Object::parse(input)
+        .ok()
+        .and_then(|config| config.read::<String>("cniVersion", "").ok().flatten());
+    let version = asked
+        .filter(|text| text.len() <= 32)
+        .and_then(|text| Version::parse(&text).ok());
     version.unwrap_or_else(|| known_version(NEWEST))
 }
 
@@ -195,13 +233,21 @@ fn known_version(text: &str) -> Version {
 
 fn version_reply(asked: &Version) -> String {
     let supported_versions = VERSIONS.into_iter().map(known_version).collect();
-    to_json(&VersionReply { cni_version: asked.clone(), supported_versions })
+    to_json(&VersionReply {
+        cni_version: asked.clone(),
+        supported_versions,
+    })
 }
 
 fn error_reply(version: &Version, error: &Failure) -> String {
     let msg = error.to_string();
     let code = i32::from(codes::code(error).0);
-    to_json(&ErrorReply { cni_version: version.clone(), code, msg: &msg, details: codes::details(error) })
+    to_json(&ErrorReply {
+        cni_version: version.clone(),
+        code,
+        msg: &msg,
+        details: codes::details(error),
+    })
 }
 
 fn to_json(reply: &impl serde::Serialize) -> String {
@@ -222,7 +268,11 @@ pub fn serve(handle: impl FnOnce(&Call) -> Result<Option<String>, Failure>) -> E
     let asked = version_asked(input.as_deref().unwrap_or_default());
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         let call = parse(environment, input.as_deref().map_err(Error::again))?;
-        if call.command == Command::Version { Ok(Some(version_reply(&asked))) } else { handle(&call) }
+        if call.command == Command::Version {
+            Ok(Some(version_reply(&asked)))
+        } else {
+            handle(&call)
+        }
     }));
     let outcome = outcome.unwrap_or_else(|payload| {
         let error = Failure::Panic(last_panic(&*payload));
@@ -261,19 +311,25 @@ fn write_stdout(reply: &str) -> io::Result<()> {
 static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 fn keep_panic(info: &PanicHookInfo<'_>) {
-    let place = info.location().map_or_else(String::new, |location| format!(" ({location})"));
+    let place = info
+        .location()
+        .map_or_else(String::new, |location| format!(" ({location})"));
     let text = format!("{}{place}", text_of(info.payload()));
     *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
 }
 
 fn last_panic(payload: &(dyn Any + Send)) -> String {
-    let last = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let last = LAST_PANIC
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     last.unwrap_or_else(|| text_of(payload).to_owned())
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown cause")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown cause")
 }
 
 /// For the person who runs the plugin by hand. Returns whether that was all that was wanted.

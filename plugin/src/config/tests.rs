@@ -5,7 +5,10 @@ fn read_with(text: &str, environment: &Environment) -> Result<Config, Error> {
 }
 
 fn read(members: &str) -> Result<Config, Error> {
-    read_with(&format!(r#"{{"name":"net"{members}}}"#), &Environment::default())
+    read_with(
+        &format!(r#"{{"name":"net"{members}}}"#),
+        &Environment::default(),
+    )
 }
 
 #[test]
@@ -14,7 +17,10 @@ fn defaults() {
         read("").unwrap(),
         Config {
             network: "net".into(),
-            places: Places { state_dir: "/var/lib/podgate".into(), bpf_dir: "/sys/fs/bpf/podgate".into() },
+            places: Places {
+                state_dir: "/var/lib/podgate".into(),
+                bpf_dir: "/sys/fs/bpf/podgate".into()
+            },
             mode: None,
             attach_mode: AttachMode::Clsact,
             policy_wait: Duration::from_secs(2),
@@ -26,7 +32,10 @@ fn defaults() {
             unknown_keys: vec![],
         }
     );
-    assert_eq!(Logging::read(&Object::default()).unwrap(), Logging::default());
+    assert_eq!(
+        Logging::read(&Object::default()).unwrap(),
+        Logging::default()
+    );
 }
 
 #[test]
@@ -39,7 +48,10 @@ fn every_key() {
         read(text).unwrap(),
         Config {
             network: "net".into(),
-            places: Places { state_dir: "/s".into(), bpf_dir: "/b".into() },
+            places: Places {
+                state_dir: "/s".into(),
+                bpf_dir: "/b".into()
+            },
             mode: Some(EnforcingMode::Strict),
             attach_mode: AttachMode::Tcx,
             policy_wait: Duration::from_millis(60_500),
@@ -52,12 +64,19 @@ fn every_key() {
         }
     );
     let object = Object::parse(format!(r#"{{"name":"net"{text}}}"#).as_bytes()).unwrap();
-    assert_eq!(Logging::read(&object).unwrap(), Logging { file: Some("/l".into()), level: LevelFilter::DEBUG });
+    assert_eq!(
+        Logging::read(&object).unwrap(),
+        Logging {
+            file: Some("/l".into()),
+            level: LevelFilter::DEBUG
+        }
+    );
 }
 
 #[test]
 fn the_environment_comes_first() {
-    let text = r#"{"name":"net","networkPolicyEnforcingMode":"standard","stateDir":"/s","bpfDir":"/b"}"#;
+    let text =
+        r#"{"name":"net","networkPolicyEnforcingMode":"standard","stateDir":"/s","bpfDir":"/b"}"#;
     let environment = Environment {
         mode: Some("None".into()),
         state_dir: Some("/S".into()),
@@ -66,47 +85,98 @@ fn the_environment_comes_first() {
     };
     let config = read_with(text, &environment).unwrap();
     assert_eq!(config.mode, Some(EnforcingMode::None));
-    assert_eq!(config.places, Places { state_dir: "/S".into(), bpf_dir: "/B".into() });
-    assert_eq!(read_with(text, &Environment::default()).unwrap().mode, Some(EnforcingMode::Standard));
+    assert_eq!(
+        config.places,
+        Places {
+            state_dir: "/S".into(),
+            bpf_dir: "/B".into()
+        }
+    );
+    assert_eq!(
+        read_with(text, &Environment::default()).unwrap().mode,
+        Some(EnforcingMode::Standard)
+    );
 }
 
 #[test]
 fn a_wrong_mode_is_an_error_wherever_it_stands() {
-    let with = |mode: &str| Environment { mode: Some(mode.into()), ..Environment::default() };
+    let with = |mode: &str| Environment {
+        mode: Some(mode.into()),
+        ..Environment::default()
+    };
     let error = read_with(r#"{"name":"net"}"#, &with("lenient")).unwrap_err();
-    assert_eq!(error.to_string(), r#"read NETWORK_POLICY_ENFORCING_MODE: "lenient" is not strict, standard or none"#);
+    assert_eq!(
+        error.to_string(),
+        r#"read NETWORK_POLICY_ENFORCING_MODE: "lenient" is not strict, standard or none"#
+    );
     let text = r#"{"name":"net","networkPolicyEnforcingMode":"lenient"}"#;
     let error = read_with(text, &with("strict")).unwrap_err();
-    assert_eq!(error.to_string(), r#"read networkPolicyEnforcingMode: "lenient" is not strict, standard or none"#);
+    assert_eq!(
+        error.to_string(),
+        r#"read networkPolicyEnforcingMode: "lenient" is not strict, standard or none"#
+    );
 }
 
 #[test]
 fn wrong_types_and_values() {
     let labels = r#","args":{"cni":{"labels":{"app":"web"}}}"#;
     for (members, message) in [
-        (r#","policyWait":5"#, "read policyWait: expected a duration string such as \"2s\", found a number"),
+        (
+            r#","policyWait":5"#,
+            "read policyWait: expected a duration string such as \"2s\", found a number",
+        ),
         (
             r#","policyWait":"5""#,
             "read policyWait: parse duration \"5\": a unit is missing after the number (ns, us, ms, s, m or h)",
         ),
-        (r#","sourceGuard":"true""#, "read sourceGuard: expected true or false, found a string"),
+        (
+            r#","sourceGuard":"true""#,
+            "read sourceGuard: expected true or false, found a string",
+        ),
         (
             r#","networkPolicyEnforcingMode":true"#,
             "read networkPolicyEnforcingMode: expected a string, found a boolean",
         ),
-        (r#","networkPolicyEnforcingMode":null"#, "read networkPolicyEnforcingMode: expected a string, found null"),
-        (r#","stateDir":["/x"]"#, "read stateDir: expected a string, the path of a folder, found a list"),
-        (r#","stateDir":"x""#, "read stateDir: \"x\" is not an absolute path"),
-        (r#","bpfDir":"""#, "read bpfDir: \"\" is not an absolute path"),
-        (r#","attachMode":"xdp""#, "read attachMode: \"xdp\" is not clsact or tcx"),
-        (r#","onPolicyUnknown":"drop""#, "read onPolicyUnknown: \"drop\" is not deny, allow or fail"),
+        (
+            r#","networkPolicyEnforcingMode":null"#,
+            "read networkPolicyEnforcingMode: expected a string, found null",
+        ),
+        (
+            r#","stateDir":["/x"]"#,
+            "read stateDir: expected a string, the path of a folder, found a list",
+        ),
+        (
+            r#","stateDir":"x""#,
+            "read stateDir: \"x\" is not an absolute path",
+        ),
+        (
+            r#","bpfDir":"""#,
+            "read bpfDir: \"\" is not an absolute path",
+        ),
+        (
+            r#","attachMode":"xdp""#,
+            "read attachMode: \"xdp\" is not clsact or tcx",
+        ),
+        (
+            r#","onPolicyUnknown":"drop""#,
+            "read onPolicyUnknown: \"drop\" is not deny, allow or fail",
+        ),
         (
             r#","extraSources":"10.0.0.1""#,
             "read extraSources: expected a list of addresses or CIDR blocks, found a string",
         ),
-        (r#","extraSources":["10.0.0"]"#, "read extraSources: \"10.0.0\" is not an IP address or a CIDR block"),
-        (r#","hostPathInterfaces":["a/b"]"#, "read hostPathInterfaces: \"a/b\" is not the name of an interface"),
-        (r#","pluginLogFile":1"#, "read pluginLogFile: expected a string, the path of a file, found a number"),
+        (
+            r#","extraSources":["10.0.0"]"#,
+            "read extraSources: \"10.0.0\" is not an IP address or a CIDR block",
+        ),
+        (
+            r#","hostPathInterfaces":["a/b"]"#,
+            "read hostPathInterfaces: \"a/b\" is not the name of an interface",
+        ),
+        (
+            r#","pluginLogFile":1"#,
+            "read pluginLogFile: expected a string, the path of a file, found a number",
+        ),
         (
             r#","pluginLogLevel":"loud""#,
             "read pluginLogLevel: \"loud\" is not off, error, warn, info, debug or trace",
@@ -122,11 +192,24 @@ fn wrong_types_and_values() {
 
 #[test]
 fn the_name_of_the_network() {
-    let read = |text: &str| read_with(text, &Environment::default()).unwrap_err().to_string();
-    assert_eq!(read("{}"), "read name: the network configuration has no name");
-    assert_eq!(read(r#"{"name":""}"#), "read name: the network configuration has no name");
+    let read = |text: &str| {
+        read_with(text, &Environment::default())
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        read("{}"),
+        "read name: the network configuration has no name"
+    );
+    assert_eq!(
+        read(r#"{"name":""}"#),
+        "read name: the network configuration has no name"
+    );
     assert!(read(r#"{"name":"a/b"}"#).starts_with("read name: \"a/b\" must begin"));
-    assert_eq!(read(r#"{"name":7}"#), "read name: expected a string, the network's name, found a number");
+    assert_eq!(
+        read(r#"{"name":7}"#),
+        "read name: expected a string, the network's name, found a number"
+    );
 }
 
 #[test]
@@ -137,7 +220,10 @@ fn keys_are_case_sensitive_and_unknown_ones_are_listed() {
         "prevResult":{},"cni.dev/valid-attachments":[],"statedir":"/x","NetworkPolicyEnforcingMode":"strict""#,
     )
     .unwrap();
-    assert_eq!(config.unknown_keys, ["statedir", "NetworkPolicyEnforcingMode"]);
+    assert_eq!(
+        config.unknown_keys,
+        ["statedir", "NetworkPolicyEnforcingMode"]
+    );
     assert_eq!(config.mode, None);
 }
 

@@ -12,7 +12,8 @@ fn request(prev: &str) -> AddRequest {
         ifname: Some("eth0".into()),
         ..Environment::default()
     };
-    let config = Object::parse(format!(r#"{{"name":"n","prevResult":{prev}}}"#).as_bytes()).unwrap();
+    let config =
+        Object::parse(format!(r#"{{"name":"n","prevResult":{prev}}}"#).as_bytes()).unwrap();
     AddRequest::read(&environment, &config).unwrap()
 }
 
@@ -86,10 +87,25 @@ fn three_cards_keep_their_addresses_apart() {
         {"name":"veth12"},{"name":"mNicIf2","sandbox":"/var/run/netns/x"}],
         "ips":[{"interface":1,"address":"10.0.0.1/32"},{"interface":3,"address":"10.0.1.1/32"},
         {"interface":4,"address":"10.0.2.1/32"},{"address":"fd00::1/64"}]}"#;
-    let interfaces = vec![interface("eth0", 10, &[]), interface("mNicIf1", 11, &[]), interface("mNicIf2", 12, &[])];
+    let interfaces = vec![
+        interface("eth0", 10, &[]),
+        interface("mNicIf1", 11, &[]),
+        interface("mNicIf2", 12, &[]),
+    ];
     let plan = plan(&request(prev), interfaces, &[]).unwrap();
-    let addresses: Vec<_> = plan.endpoints.iter().map(|endpoint| endpoint.addresses.clone()).collect();
-    assert_eq!(addresses, [ips(&["10.0.0.1", "fd00::1"]), ips(&["10.0.1.1"]), ips(&["10.0.2.1"])]);
+    let addresses: Vec<_> = plan
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.addresses.clone())
+        .collect();
+    assert_eq!(
+        addresses,
+        [
+            ips(&["10.0.0.1", "fd00::1"]),
+            ips(&["10.0.1.1"]),
+            ips(&["10.0.2.1"])
+        ]
+    );
 }
 
 #[test]
@@ -101,13 +117,36 @@ fn a_result_without_interfaces_is_enough() {
 
 #[test]
 fn what_cannot_be_enforced_fails() {
-    let missing = |ifname: &str| Err(Error::NotOurs { ifname: ifname.into(), netns: NETNS.into() });
+    let missing = |ifname: &str| {
+        Err(Error::NotOurs {
+            ifname: ifname.into(),
+            netns: NETNS.into(),
+        })
+    };
     assert_eq!(plan(&request("{}"), vec![], &[]), missing("eth0"));
-    assert_eq!(plan(&request("{}"), vec![interface("net1", 10, &[])], &[]), missing("eth0"));
+    assert_eq!(
+        plan(&request("{}"), vec![interface("net1", 10, &[])], &[]),
+        missing("eth0")
+    );
     let macvlan_beside = r#"{"interfaces":[{"name":"macvlan0","sandbox":"/run/netns/x"}]}"#;
-    assert_eq!(plan(&request(macvlan_beside), vec![interface("eth0", 10, &[])], &[]), missing("macvlan0"));
-    let loopback_beside = r#"{"interfaces":[{"name":"lo","sandbox":"/run/netns/x"},{"name":"br0"}]}"#;
-    assert!(plan(&request(loopback_beside), vec![interface("eth0", 10, &[])], &[]).is_ok());
+    assert_eq!(
+        plan(
+            &request(macvlan_beside),
+            vec![interface("eth0", 10, &[])],
+            &[]
+        ),
+        missing("macvlan0")
+    );
+    let loopback_beside =
+        r#"{"interfaces":[{"name":"lo","sandbox":"/run/netns/x"},{"name":"br0"}]}"#;
+    assert!(
+        plan(
+            &request(loopback_beside),
+            vec![interface("eth0", 10, &[])],
+            &[]
+        )
+        .is_ok()
+    );
 }
 
 #[test]
@@ -116,7 +155,13 @@ fn another_calls_endpoint_is_left_alone_while_it_is_the_same_veth() {
     let first = record("net1", "net1", 11);
     let made = plan(&request("{}"), interfaces(), std::slice::from_ref(&first)).unwrap();
     assert_eq!(made.left_alone, ["net1"]);
-    assert_eq!(made.endpoints.iter().map(|e| e.interface.ifname.as_str()).collect::<Vec<_>>(), ["eth0"]);
+    assert_eq!(
+        made.endpoints
+            .iter()
+            .map(|e| e.interface.ifname.as_str())
+            .collect::<Vec<_>>(),
+        ["eth0"]
+    );
     // The veth behind the name is another one by now: the record is of the past.
     let stale = record("net1", "net1", 7);
     let made = plan(&request("{}"), interfaces(), &[stale]).unwrap();
@@ -126,8 +171,18 @@ fn another_calls_endpoint_is_left_alone_while_it_is_the_same_veth() {
 #[test]
 fn a_repeated_add_knows_its_record() {
     let before = record("eth0", "eth0", 10);
-    let made = plan(&request("{}"), vec![interface("eth0", 10, &[])], std::slice::from_ref(&before)).unwrap();
+    let made = plan(
+        &request("{}"),
+        vec![interface("eth0", 10, &[])],
+        std::slice::from_ref(&before),
+    )
+    .unwrap();
     assert_eq!(made.endpoints[0].before, Some(before));
-    let other_veth = plan(&request("{}"), vec![interface("eth0", 12, &[])], &[record("eth0", "eth0", 10)]).unwrap();
+    let other_veth = plan(
+        &request("{}"),
+        vec![interface("eth0", 12, &[])],
+        &[record("eth0", "eth0", 10)],
+    )
+    .unwrap();
     assert_eq!(other_veth.endpoints[0].before, None);
 }

@@ -1,7 +1,13 @@
 use super::*;
 
 fn call(command: &str, input: &str) -> Result<Call, Failure> {
-    parse(Environment { command: Some(command.into()), ..Environment::default() }, Ok(input.as_bytes()))
+    parse(
+        Environment {
+            command: Some(command.into()),
+            ..Environment::default()
+        },
+        Ok(input.as_bytes()),
+    )
 }
 
 fn code_of(command: &str, input: &str) -> u8 {
@@ -12,7 +18,13 @@ fn code_of(command: &str, input: &str) -> u8 {
 fn commands_and_the_versions_that_have_them() {
     for (index, version) in VERSIONS.into_iter().enumerate() {
         let input = format!(r#"{{"cniVersion":"{version}"}}"#);
-        for (command, since) in [("ADD", 0), ("DEL", 0), ("CHECK", 2), ("GC", 4), ("STATUS", 4)] {
+        for (command, since) in [
+            ("ADD", 0),
+            ("DEL", 0),
+            ("CHECK", 2),
+            ("GC", 4),
+            ("STATUS", 4),
+        ] {
             match call(command, &input) {
                 Ok(call) => {
                     assert!(index >= since, "{command} {version}");
@@ -49,13 +61,26 @@ fn versions_that_we_do_not_speak() {
 
 #[test]
 fn input_that_is_no_configuration() {
-    for input in ["", " \n", "{", r#"{"cniVersion":"1.0.0""#, "nonsense", "{}{}", "{} x", "\u{feff}{}", "{'a':1}"] {
+    for input in [
+        "",
+        " \n",
+        "{",
+        r#"{"cniVersion":"1.0.0""#,
+        "nonsense",
+        "{}{}",
+        "{} x",
+        "\u{feff}{}",
+        "{'a':1}",
+    ] {
         assert_eq!(code_of("ADD", input), 6, "{input:?}");
     }
     for input in ["[]", "7", "null", "\"x\"", "true"] {
         assert_eq!(code_of("ADD", input), 7, "{input:?}");
     }
-    let environment = || Environment { command: Some("ADD".into()), ..Environment::default() };
+    let environment = || Environment {
+        command: Some("ADD".into()),
+        ..Environment::default()
+    };
     let too_long = parse(environment(), Err(Error::TooLong)).unwrap_err();
     assert_eq!(codes::code(&too_long).0, 6);
     let not_utf8 = parse(environment(), Ok(b"{\"cniVersion\":\"\xff\"}")).unwrap_err();
@@ -64,17 +89,38 @@ fn input_that_is_no_configuration() {
 
 #[test]
 fn version_needs_no_input() {
-    for input in ["", "{}", r#"{"cniVersion":"0.4.0"}"#, r#"{"cniVersion":"9.0.0"}"#] {
-        assert_eq!(call("VERSION", input).unwrap().command, Command::Version, "{input}");
+    for input in [
+        "",
+        "{}",
+        r#"{"cniVersion":"0.4.0"}"#,
+        r#"{"cniVersion":"9.0.0"}"#,
+    ] {
+        assert_eq!(
+            call("VERSION", input).unwrap().command,
+            Command::Version,
+            "{input}"
+        );
     }
     assert_eq!(code_of("VERSION", "{"), 6);
 }
 
 #[test]
 fn replies_carry_the_version_asked_for() {
-    assert_eq!(version_asked(br#"{"cniVersion":"0.3.1"}"#).to_string(), "0.3.1");
-    assert_eq!(version_asked(br#"{"cniVersion":"2.0.0"}"#).to_string(), "2.0.0");
-    for input in [&b""[..], b"{", b"{}", br#"{"cniVersion":7}"#, br#"{"cniVersion":"x"}"#] {
+    assert_eq!(
+        version_asked(br#"{"cniVersion":"0.3.1"}"#).to_string(),
+        "0.3.1"
+    );
+    assert_eq!(
+        version_asked(br#"{"cniVersion":"2.0.0"}"#).to_string(),
+        "2.0.0"
+    );
+    for input in [
+        &b""[..],
+        b"{",
+        b"{}",
+        br#"{"cniVersion":7}"#,
+        br#"{"cniVersion":"x"}"#,
+    ] {
         assert_eq!(version_asked(input).to_string(), "1.1.0");
     }
     assert_eq!(
