@@ -42,6 +42,12 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A bpffs takes no names with dots (nor does it say so).
+    #[error("use BPF directory {path}: a bpffs takes no names with a dot; choose another name")]
+    Dotted {
+        /// The path asked for.
+        path: PathBuf,
+    },
     /// There is none, and a mount from here would not be seen by the node.
     #[error(
         "use BPF directory {path}: no bpffs there, and one mounted from here would not reach pid 1's mount namespace ({reason}); run `mount -t bpf bpf {mount_point}` on the node"
@@ -237,11 +243,13 @@ fn unescape(field: &str) -> String {
 }
 
 fn fail(verb: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Io {
-        verb,
-        path: path.to_owned(),
-        source,
+    let path = path.to_owned();
+    // A bpffs does not even look up such names.
+    let dotted = path.as_os_str().as_encoded_bytes().contains(&b'.');
+    if dotted && source.raw_os_error() == Some(libc::EPERM) {
+        return Error::Dotted { path };
     }
+    Error::Io { verb, path, source }
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub struct Bandwidth {
 
 /// The one filter: everything to `ifb`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Redirect {
+pub(super) struct Redirect {
     ifb: u32,
     class: Option<u32>,
     /// What each action says once it has redirected. The plugin's netlink library turns the one redirect that
@@ -56,7 +56,7 @@ struct Redirect {
 
 /// A line of the list of filters.
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+pub(super) enum Seen {
     /// A priority as a whole, or u32's root table: no rule.
     Frame,
     Redirect(Redirect),
@@ -210,7 +210,7 @@ impl Redirect {
     }
 }
 
-fn see(body: &[u8]) -> Result<Seen, DecodeError> {
+pub(super) fn see(body: &[u8]) -> Result<Seen, DecodeError> {
     let header = tcmsg(body)?;
     // What netlink-packet-route cannot read is not what the plugin made.
     let Ok(message) = TcMessage::parse(body) else {

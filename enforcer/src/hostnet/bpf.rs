@@ -137,13 +137,21 @@ pub(super) fn link_create(
 
 /// Gives an object a name on a bpffs.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &CStr) -> Result<(), Errno> {
-    let mut attr = Object { pathname: path.as_ptr().expose_provenance() as u64, bpf_fd: number(object), file_flags: 0 };
+    let mut attr = Object {
+        pathname: path.as_ptr().expose_provenance() as u64,
+        bpf_fd: number(object),
+        file_flags: 0,
+    };
     call(BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
 /// Opens what has a name on a bpffs.
 pub(super) fn open_pin(path: &CStr) -> Result<OwnedFd, Errno> {
-    let mut attr = Object { pathname: path.as_ptr().expose_provenance() as u64, bpf_fd: 0, file_flags: 0 };
+    let mut attr = Object {
+        pathname: path.as_ptr().expose_provenance() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
     let fd = RawFd::try_from(call(BPF_OBJ_GET, &mut attr)?).map_err(|_| Errno::EBADF)?;
     // SAFETY: BPF_OBJ_GET returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -203,7 +203,7 @@ fn request(ifindex: u32) -> LinkMessage {
     message
 }
 
-fn read_link(body: &[u8]) -> Result<Link, DecodeError> {
+pub(super) fn read_link(body: &[u8]) -> Result<Link, DecodeError> {
     let too_short = || DecodeError::buffer_too_small(body.len(), IFINFO_HEADER);
     let word = |at: usize| -> Result<u32, DecodeError> {
         let bytes = body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
@@ -241,7 +241,7 @@ fn read_link(body: &[u8]) -> Result<Link, DecodeError> {
     Ok(link)
 }
 
-fn read_address(body: &[u8]) -> Result<Option<(u32, IpNetwork)>, DecodeError> {
+pub(super) fn read_address(body: &[u8]) -> Result<Option<(u32, IpNetwork)>, DecodeError> {
     let Some([family, prefix, _flags, _scope, index @ ..]) = body.first_chunk::<IFADDR_HEADER>()
     else {
         return Err(DecodeError::buffer_too_small(body.len(), IFADDR_HEADER));

@@ -10,6 +10,8 @@
 mod bandwidth;
 mod bpf;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod link;
 mod netlink;
 mod netns;

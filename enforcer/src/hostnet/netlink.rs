@@ -48,8 +48,11 @@ pub(super) struct Route {
 /// A borrowed attribute.
 pub(super) type Attribute<'a> = NlaBuffer<&'a [u8]>;
 
-enum Answer {
+/// What a message of an answer is.
+pub(super) enum Answer {
+    /// An object.
     Message,
+    /// An acknowledgement or the end of a list.
     Done,
 }
 
@@ -203,7 +206,7 @@ impl Route {
     fn receive(
         &mut self,
         op: Op,
-        mut take: impl FnMut(Answer, u16, &[u8]) -> Result<(), DecodeError>,
+        take: impl FnMut(Answer, u16, &[u8]) -> Result<(), DecodeError>,
     ) -> Result<(), Error> {
         self.buffer.clear();
         let length = self
@@ -225,41 +228,51 @@ impl Route {
                 detail: "answer longer than 64 KiB",
             });
         }
-        let malformed = |source| Error::Malformed { op, source };
-        let mut rest = self.buffer.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkBuffer::new_checked(rest).map_err(malformed)?;
-            let body = message.payload();
-            if message.sequence_number() != self.sequence {
-                return Err(Error::Protocol {
-                    op,
-                    detail: "another request's sequence number",
-                });
-            }
-            match message.message_type() {
-                NLMSG_NOOP => {}
-                kind @ (NLMSG_ERROR | NLMSG_DONE) => {
-                    // A DONE without a body is a zero, and so is a positive code.
-                    let code = body
-                        .first_chunk()
-                        .map_or(0, |code| i32::from_ne_bytes(*code));
-                    if code < 0 {
-                        let detail = kernel_words(kind, message.flags(), body);
-                        return Err(Error::Refused {
-                            op,
-                            errno: Errno::from_raw(-code),
-                            detail,
-                        });
-                    }
-                    take(Answer::Done, message.flags(), body).map_err(malformed)?;
-                }
-                _ => take(Answer::Message, message.flags(), body).map_err(malformed)?,
-            }
-            let length = (message.length() as usize).next_multiple_of(NLMSG_ALIGN);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        Ok(())
+        walk(op, self.sequence, &self.buffer, take)
     }
+}
+
+/// Hands over the messages of one datagram.
+pub(super) fn walk(
+    op: Op,
+    sequence: u32,
+    datagram: &[u8],
+    mut take: impl FnMut(Answer, u16, &[u8]) -> Result<(), DecodeError>,
+) -> Result<(), Error> {
+    let malformed = |source| Error::Malformed { op, source };
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest).map_err(malformed)?;
+        let body = message.payload();
+        let flags = message.flags();
+        if message.sequence_number() != sequence {
+            return Err(Error::Protocol {
+                op,
+                detail: "another request's sequence number",
+            });
+        }
+        match message.message_type() {
+            NLMSG_NOOP => {}
+            kind @ (NLMSG_ERROR | NLMSG_DONE) => {
+                // A DONE may come without a body.
+                let code = body
+                    .first_chunk()
+                    .map_or(0, |code| i32::from_ne_bytes(*code));
+                if code < 0 {
+                    return Err(Error::Refused {
+                        op,
+                        errno: Errno::from_raw(code.saturating_neg()),
+                        detail: kernel_words(kind, flags, body),
+                    });
+                }
+                take(Answer::Done, flags, body).map_err(malformed)?;
+            }
+            _ => take(Answer::Message, flags, body).map_err(malformed)?,
+        }
+        let length = (message.length() as usize).next_multiple_of(NLMSG_ALIGN);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// The attributes behind a message's fixed header.

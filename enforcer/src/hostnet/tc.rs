@@ -386,7 +386,7 @@ fn kind_of(body: &[u8]) -> Result<String, DecodeError> {
 }
 
 /// None for the line that stands for a priority as a whole: it has no options.
-fn read_filter(body: &[u8]) -> Result<Option<Filter>, DecodeError> {
+pub(super) fn read_filter(body: &[u8]) -> Result<Option<Filter>, DecodeError> {
     let header = tcmsg(body)?;
     let mut filter = Filter {
         chain: 0,

@@ -1,7 +1,7 @@
 //! The reference bandwidth plugin, run for real on a veth.
 
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     os::fd::AsFd,
     path::PathBuf,
@@ -21,18 +21,20 @@ use super::{
     },
 };
 
+/// The plugin's binary: in CNI_PATH, else where `go install` puts it.
 fn plugin() -> PathBuf {
-    let folder = std::env::var_os("PODGATE_CNI_BIN").map_or_else(
-        || PathBuf::from(run("go", &["env", "GOPATH"]).trim()).join("bin"),
-        PathBuf::from,
-    );
-    let plugin = folder.join("bandwidth");
-    assert!(
-        plugin.exists(),
-        "{} is missing: go install github.com/containernetworking/plugins/plugins/meta/bandwidth@latest",
-        plugin.display()
-    );
-    plugin
+    let path = env::var_os("CNI_PATH").filter(|path| !path.is_empty());
+    let folders: Vec<PathBuf> = match &path {
+        Some(path) => env::split_paths(path).collect(),
+        None => vec![PathBuf::from(run("go", &["env", "GOPATH"]).trim()).join("bin")],
+    };
+    folders
+        .iter()
+        .map(|folder| folder.join("bandwidth"))
+        .find(|plugin| plugin.exists())
+        .unwrap_or_else(|| {
+            panic!("no bandwidth in {folders:?}: go install github.com/containernetworking/plugins/plugins/meta/bandwidth@latest")
+        })
 }
 
 /// Runs the plugin on h0/eth0 and says what it answered and whether it succeeded.

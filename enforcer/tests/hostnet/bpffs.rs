@@ -163,3 +163,10 @@ fn a_file_in_the_way_is_named() {
     assert!(error.contains("file"), "{error}");
     assert!(bpffs::ensure(&file).is_err());
 }
+
+#[test]
+fn a_name_with_a_dot_is_refused_by_name() {
+    let dir = PathBuf::from(format!("/sys/fs/bpf/pgtest{}.v1", suffix()));
+    let error = bpffs::ensure(&dir).unwrap_err();
+    assert!(matches!(error, Error::Dotted { .. }), "{error}");
+}

@@ -31,6 +31,10 @@ fn time(what: &str, mut call: impl FnMut()) -> f64 {
 
 #[test]
 fn each_call_is_well_below_a_millisecond_on_a_full_node() {
+    if std::env::var_os("PODGATE_VM").is_some() {
+        eprintln!("an emulated machine's times say nothing");
+        return;
+    }
     on_host(|_| {
         let crowd = Namespace::new("crowd");
         for n in 0..250 {
@@ -51,7 +55,7 @@ fn each_call_is_well_below_a_millisecond_on_a_full_node() {
         let mut slowest: f64 = 0.0;
         let mut measure = |what, call: &mut dyn FnMut()| slowest = slowest.max(time(what, call));
         measure("pod_interfaces", &mut || {
-            drop(black_box(pod_interfaces(&pod.path).unwrap()))
+            black_box(pod_interfaces(&pod.path).unwrap());
         });
         measure("ensure_clsact made + del_clsact", &mut || {
             ensure_clsact(ifindex).unwrap();
@@ -59,22 +63,24 @@ fn each_call_is_well_below_a_millisecond_on_a_full_node() {
         });
         ensure_clsact(ifindex).unwrap();
         measure("ensure_clsact present", &mut || {
-            drop(ensure_clsact(ifindex).unwrap())
+            black_box(ensure_clsact(ifindex).unwrap());
         });
         put_filter(ifindex, Hook::Egress, egress.as_fd(), "podgate").unwrap();
         measure("put_filter replacing", &mut || {
             put_filter(ifindex, Hook::Ingress, ingress.as_fd(), "podgate").unwrap();
         });
         measure("filters", &mut || {
-            drop(filters(ifindex, Hook::Ingress).unwrap())
+            black_box(filters(ifindex, Hook::Ingress).unwrap());
         });
         measure("check_clsact", &mut || {
             assert_eq!(check_clsact(ifindex, ids).unwrap(), None);
         });
         measure("qdisc_kind (lists the node)", &mut || {
-            drop(qdisc_kind(ifindex).unwrap())
+            black_box(qdisc_kind(ifindex).unwrap());
         });
-        measure("link_by_name", &mut || drop(link_by_name("h0").unwrap()));
+        measure("link_by_name", &mut || {
+            black_box(link_by_name("h0").unwrap());
+        });
         measure("clsact + both filters + check + undo", &mut || {
             del_clsact(ifindex).unwrap();
             ensure_clsact(ifindex).unwrap();

@@ -398,3 +398,27 @@ fn many_interfaces_are_listed_whole() {
         );
     });
 }
+
+#[test]
+fn a_block_shared_with_other_interfaces_is_refused() {
+    on_host(|_| {
+        let (_pod, ifindex) = plain_pod("h0");
+        tc("qdisc add dev h0 ingress_block 22 clsact");
+        assert_eq!(ensure_clsact(ifindex).unwrap(), Clsact::Present);
+        let program = Program::returning(UNSPEC);
+        // Through the interface the kernel takes nothing for a block that can be shared.
+        let error = put_filter(ifindex, Hook::Ingress, program.as_fd(), "podgate").unwrap_err();
+        assert!(error.errno().is_some(), "{error}");
+        put_filter(ifindex, Hook::Egress, program.as_fd(), "podgate").unwrap();
+        let ids = ProgramIds {
+            ingress: program.id,
+            egress: program.id,
+        };
+        assert_eq!(
+            check_clsact(ifindex, ids).unwrap(),
+            Some(Flaw::Missing {
+                hook: Hook::Ingress
+            })
+        );
+    });
+}

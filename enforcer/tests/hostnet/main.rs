@@ -3,6 +3,13 @@
 //! Each test is a "host" namespace of its own with random names, so all run beside each other. What the crate
 //! says is held against `ip`, `tc`, the kernel's fdinfo and packets.
 
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test crate: a step that fails fails its test, and nothing of it is public"
+)]
+
 mod bandwidth;
 mod bpffs;
 mod cost;
