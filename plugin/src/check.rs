@@ -123,7 +123,7 @@ fn compare(
             ));
         }
         Some(_) if endpoints.words.get(slot).0 == 0 => {
-            differences.push(format!("slot {slot} has no policy word"))
+            differences.push(format!("slot {slot} has no policy word"));
         }
         Some(_) => {}
     }

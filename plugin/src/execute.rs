@@ -244,7 +244,7 @@ fn fill_host_set(locked: &Locked<'_>, pins: &Pins, config: &Config) -> Result<()
         match hostnet::link_by_name(name) {
             Ok(link) => drop(present.insert(link.ifindex)),
             Err(hostnet::Error::NoSuchName { .. }) => {
-                tracing::debug!(name, "hostPathInterfaces: not there")
+                tracing::debug!(name, "hostPathInterfaces: not there");
             }
             Err(error) => return Err(error.into()),
         }

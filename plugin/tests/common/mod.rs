@@ -1,6 +1,7 @@
 //! Running the built binary: every call with folders and variables of its own.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::{
     fs::{self, File},
