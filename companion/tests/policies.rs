@@ -1,0 +1,136 @@
+//! Policy from a file to real packets.
+#![allow(missing_docs)]
+
+mod node;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use node::{Connection, LONG, Node, allow, marked, wait_until};
+use state::{AttachMode, Mode};
+use verdict::PolicyWord;
+
+#[test]
+fn a_policy_takes_effect_and_goes_again() {
+    let mut node = Node::new();
+    node.load();
+    let (pod, client, stranger) = (node.pod(), node.pod(), node.pod());
+    node.start(&[]);
+    let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
+    let decided = wait_until("the word is decided", LONG, || !node.word(&record).has(PolicyWord::PENDING));
+    println!("word decided after {decided:?}");
+    assert!(!node.connects(&client, &pod, 80), "strict");
+
+    node.policy("web.yaml", &allow("web", &pod, "web", &[client.v4, client.v6], 80));
+    println!("settled after {:?}", node.settle());
+    assert!(node.connects(&client, &pod, 80));
+    assert!(!node.connects(&client, &pod, 81));
+    assert!(!node.connects(&stranger, &pod, 80));
+
+    // Changed: the connection that is still allowed goes on, and the word says so by a new epoch.
+    let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
+    assert!(kept.works());
+    let before = node.word(&record);
+    let all = [client.v4, client.v6, stranger.v4, stranger.v6];
+    node.policy("web.yaml", &marked(&allow("web", &pod, "web", &all, 80), 1));
+    println!("marked, settled after {:?}", node.settle());
+    assert!(node.word(&record).epoch() > before.epoch());
+    assert!(node.connects(&stranger, &pod, 80));
+    assert!(kept.works());
+
+    // Revoked, on the live connection too.
+    node.policy("web.yaml", &marked(&allow("web", &pod, "web", &[stranger.v4, stranger.v6], 80), 2));
+    node.settle();
+    assert!(!kept.works());
+    assert!(!node.connects(&client, &pod, 80));
+    assert!(node.connects(&stranger, &pod, 80));
+
+    node.remove_policy("web.yaml");
+    node.settle();
+    assert!(!node.connects(&stranger, &pod, 80));
+    wait_until("the tables are swept", LONG, || {
+        let status = companion::status::Companion::read(&node.store).unwrap().unwrap();
+        let tables = enforcer::apply::Tables::open(&enforcer::pins::Pins::new(&node.bpf)).unwrap();
+        let contents = tables.contents().unwrap();
+        status.error.is_none() && contents.peers.is_empty() && contents.rules.is_empty() && contents.ports.is_empty()
+    });
+}
+
+#[test]
+fn a_restart_changes_no_word() {
+    let mut node = Node::new();
+    node.load();
+    let (pod, client) = (node.pod(), node.pod());
+    node.policy("web.yaml", &allow("web", &pod, "web", &[client.v4, client.v6], 80));
+    node.start(&[]);
+    let record = node.add(&pod, "shop", "web", Mode::Standard, true, AttachMode::Clsact);
+    wait_until("the word is decided", LONG, || !node.word(&record).has(PolicyWord::PENDING));
+    let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
+    let word = node.word(&record);
+    for signal in ["TERM", "KILL"] {
+        node.stop(signal);
+        assert!(kept.works());
+        node.start(&[]);
+        assert_eq!(node.word(&record), word);
+        assert!(kept.works());
+    }
+    // What changed while it was away is applied as it starts; a broken document keeps its last good version.
+    node.stop("TERM");
+    node.policy("web.yaml", "kind: [");
+    node.start(&[]);
+    assert_eq!(node.word(&record), word);
+    assert!(kept.works());
+    node.stop("TERM");
+    node.remove_policy("web.yaml");
+    node.start(&[]);
+    node.settle();
+    assert!(!node.word(&record).has(PolicyWord::ISOLATED_INGRESS));
+    assert!(node.connects(&client, &pod, 81), "standard, and nothing isolates it");
+}
+
+#[test]
+fn maps_are_taken_up_when_they_appear() {
+    let mut node = Node::new();
+    let (pod, client) = (node.pod(), node.pod());
+    node.start(&[]);
+    node.policy("web.yaml", &allow("web", &pod, "web", &[client.v4, client.v6], 80));
+    node.settle();
+    node.load();
+    let record = node.add(&pod, "shop", "web", Mode::Standard, true, AttachMode::Clsact);
+    let decided = wait_until("the word is decided", LONG, || !node.word(&record).has(PolicyWord::PENDING));
+    println!("word decided after {decided:?}");
+    assert!(node.connects(&client, &pod, 80));
+    assert!(!node.connects(&client, &pod, 81));
+}
+
+#[test]
+fn suspension_is_visible_and_ends() {
+    let mut node = Node::new();
+    node.load();
+    let (pod, client) = (node.pod(), node.pod());
+    node.start(&["--enable-network-policy=false"]);
+    let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
+    wait_until("the word is decided", LONG, || node.word(&record).has(PolicyWord::SUSPENDED));
+    assert!(node.connects(&client, &pod, 80));
+    let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
+    assert!(companion::status::Companion::read(&node.store).unwrap().unwrap().suspended);
+    node.stop("TERM");
+    node.start(&[]);
+    wait_until("the word is enforced again", LONG, || !node.word(&record).has(PolicyWord::SUSPENDED));
+    assert!(!kept.works());
+    assert!(!node.connects(&client, &pod, 80));
+}
+
+#[test]
+fn the_mode_of_a_running_endpoint_follows_its_record() {
+    let mut node = Node::new();
+    node.load();
+    let (pod, client) = (node.pod(), node.pod());
+    node.start(&[]);
+    let mut record = node.add(&pod, "shop", "web", Mode::Standard, false, AttachMode::Clsact);
+    assert!(node.connects(&client, &pod, 80));
+    record.mode = Mode::Strict;
+    node.store.lock(LONG).unwrap().put_record(&record).unwrap();
+    wait_until("strict", Duration::from_secs(2), || node.word(&record).has(PolicyWord::STRICT));
+    assert!(!node.connects(&client, &pod, 80));
+}
