@@ -18,7 +18,7 @@ use netlink_packet_route::{
 };
 
 use super::{
-    Error, Hook, Op, QdiscKind,
+    Error, Hook, Op,
     netlink::Route,
     tc::{FILTER_PRIORITY, INGRESS_QDISC, filter, tcmsg},
 };
@@ -127,7 +127,7 @@ impl Bandwidth {
     pub fn restore(&self) -> Result<(), Error> {
         let mut route = Route::open()?;
         route.delete_qdisc(self.ifindex, "clsact")?;
-        if route.qdisc_kind(self.ifindex)? == QdiscKind::None {
+        if !route.is_qdisc(self.ifindex, "ingress")? {
             route.create_qdisc(self.ifindex, "ingress")?;
             self.put_redirect(&mut route, INGRESS_QDISC, ALONE)?;
         }
@@ -135,7 +135,7 @@ impl Bandwidth {
     }
 
     fn look(route: &mut Route, ifindex: u32) -> Result<Option<Self>, Error> {
-        if route.qdisc_kind(ifindex)? != QdiscKind::Ingress {
+        if !route.is_qdisc(ifindex, "ingress")? {
             return Ok(None);
         }
         let op = Op {

@@ -131,7 +131,8 @@ pub struct Filter {
     pub direct_action: bool,
 }
 
-/// What stands at the ingress place of an interface. Costs one list of all qdiscs of the node.
+/// What stands at the ingress place of an interface. Costs one list of all qdiscs of the node, which the kernel
+/// does not guard against changes while it is longer than 32 KiB: for people, not for deciding.
 ///
 /// # Errors
 /// The kernel cannot be asked, or the list changed faster than it could be read.
@@ -156,24 +157,15 @@ pub fn ensure_clsact(ifindex: u32) -> Result<Clsact, Error> {
         }) => {}
         Err(error) => return Err(error),
     }
-    // Without CREATE this changes nothing, and succeeds only where the kinds are equal.
-    let op = Op {
-        verb: "confirm clsact",
-        ifindex,
-    };
-    match route.change(
-        op,
-        0,
-        RouteNetlinkMessage::NewQueueDiscipline(qdisc(ifindex, "clsact")),
-    ) {
-        Ok(()) => Ok(Clsact::Present),
-        Err(error) => match route.qdisc_kind(ifindex)? {
-            kind @ (QdiscKind::Ingress | QdiscKind::Other(_)) => {
-                Err(Error::QdiscInTheWay { ifindex, kind })
-            }
-            QdiscKind::None | QdiscKind::Clsact => Err(error),
-        },
+    if route.is_qdisc(ifindex, "clsact")? {
+        return Ok(Clsact::Present);
     }
+    let kind = if route.is_qdisc(ifindex, "ingress")? {
+        QdiscKind::Ingress
+    } else {
+        route.qdisc_kind(ifindex)?
+    };
+    Err(Error::QdiscInTheWay { ifindex, kind })
 }
 
 /// Removes clsact, and with it every filter on it, whoever put it there: only for undoing [`Clsact::Created`].
@@ -249,6 +241,25 @@ impl Route {
             Some(kind) if kind == "ingress" => QdiscKind::Ingress,
             Some(kind) => QdiscKind::Other(kind),
         })
+    }
+
+    /// Whether the qdisc at the ingress place is of this kind: the kernel's own comparison, whatever the number
+    /// of interfaces. It tells the watchers of a qdisc that is.
+    pub(super) fn is_qdisc(&mut self, ifindex: u32, kind: &'static str) -> Result<bool, Error> {
+        let op = Op {
+            verb: "confirm qdisc",
+            ifindex,
+        };
+        // Without CREATE this changes nothing, and succeeds only where the kinds are equal.
+        let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(ifindex, kind));
+        match self.change(op, 0, message) {
+            Ok(()) => Ok(true),
+            Err(Error::Refused {
+                errno: Errno::EINVAL | Errno::ENOENT,
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn create_qdisc(&mut self, ifindex: u32, kind: &'static str) -> Result<(), Error> {

@@ -113,7 +113,7 @@ fn what_the_plugin_leaves_is_recognised() {
 }
 
 #[test]
-fn replaced_ours_runs_first_and_the_redirect_behind() {
+fn kernel_replaced_ours_runs_first_and_the_redirect_behind() {
     on_host(|_| {
         let (pod, ifindex) = shaped_pod();
         let before = tc_filters("h0", "ingress");

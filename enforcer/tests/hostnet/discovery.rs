@@ -14,7 +14,7 @@ fn names(found: &[PodInterface]) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn one_pair_with_everything_that_ip_says() {
+fn kernel_one_pair_with_everything_that_ip_says() {
     on_host(|_| {
         let pod = Namespace::new("pod");
         let host_ifindex = veth("h0", &pod, "eth0");

@@ -94,7 +94,7 @@ fn a_plain_ingress_qdisc_is_refused_by_name() {
 }
 
 #[test]
-fn an_egress_filter_that_landed_on_ingress_is_noticed() {
+fn kernel_egress_filter_that_landed_on_ingress_is_noticed() {
     on_host(|_| {
         let (pod, ifindex) = plain_pod("h0");
         fix_neighbours("h0", &pod);
@@ -126,7 +126,7 @@ fn an_egress_filter_that_landed_on_ingress_is_noticed() {
 }
 
 #[test]
-fn filters_are_what_tc_sees_on_the_right_hook() {
+fn kernel_filters_are_what_tc_sees_on_the_right_hook() {
     on_host(|_| {
         let (pod, ifindex) = plain_pod("h0");
         fix_neighbours("h0", &pod);

@@ -2,6 +2,7 @@
 //!
 //! Each test is a "host" namespace of its own with random names, so all run beside each other. What the crate
 //! says is held against `ip`, `tc`, the kernel's fdinfo and packets.
+//! Tests whose names begin with `kernel_` are what `scripts/vm-test.sh` runs on other kernels.
 
 #![allow(
     clippy::unwrap_used,

@@ -33,7 +33,7 @@ fn programs_at(ifindex: u32, hook: Hook) -> Vec<u32> {
 }
 
 #[test]
-fn a_kernel_without_tcx_says_so() {
+fn kernel_without_tcx_says_so() {
     on_host(|_| {
         let (_pod, ifindex) = plain_pod("h0");
         if here() {

@@ -84,7 +84,7 @@ fn a_link_that_moves_away_and_a_port_that_leaves_its_bridge() {
 }
 
 #[test]
-fn removed_filters_and_qdiscs() {
+fn kernel_tells_of_removed_filters_and_qdiscs() {
     watching(async |watcher| {
         let (_pod, ifindex) = plain_pod("h0");
         let program = Program::returning(UNSPEC);
