@@ -2,7 +2,6 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 
 use verdict::Reason;
@@ -10,18 +9,7 @@ use verdict::model::case::ModelWorld;
 use verdict::model::{Case, Step};
 
 fn files() -> Vec<(String, Vec<Case>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.retain(|p| p.extension().is_some_and(|e| e == "txt"));
-    paths.sort();
-    paths
-        .iter()
-        .map(|p| {
-            let name = p.file_stem().unwrap().to_string_lossy().into_owned();
-            let cases = Case::read_all(&fs::read_to_string(p).unwrap());
-            (name.clone(), cases.unwrap_or_else(|e| panic!("{name}.txt: {e}")))
-        })
-        .collect()
+    Case::read_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")).unwrap()
 }
 
 #[test]
@@ -32,7 +20,7 @@ fn every_case_comes_out_as_it_says() {
         for case in cases {
             count += 1;
             if let Err(failure) = case.replay(&mut ModelWorld::default()) {
-                failures.push(format!("{file}.txt: {failure}"));
+                failures.push(format!("{file}: {failure}"));
             }
         }
     }
@@ -59,7 +47,7 @@ fn names_are_used_once() {
     let mut names = BTreeSet::new();
     for (file, cases) in files() {
         for case in cases {
-            assert!(names.insert(case.name.clone()), "{file}.txt: {}", case.name);
+            assert!(names.insert(case.name.clone()), "{file}: {}", case.name);
         }
     }
 }

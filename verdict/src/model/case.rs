@@ -1,7 +1,9 @@
 //! Named cases: what the tables hold, which frames come, what each of them meets.
 
 use std::fmt;
+use std::fs;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use crate::decide::decide;
 use crate::env::{Env, Work};
@@ -212,6 +214,24 @@ impl Case {
     /// The first line that cannot be read, with its number.
     pub fn read_all(text: &str) -> Result<Vec<Self>, String> {
         super::read_case::cases(text)
+    }
+
+    /// Every case of the `.txt` files of a folder, by file, in the order of their names.
+    ///
+    /// # Errors
+    /// The first file that cannot be read, with the line.
+    pub fn read_folder(folder: &Path) -> Result<Vec<(String, Vec<Self>)>, String> {
+        let at = |path: &Path, e: &dyn fmt::Display| format!("{}: {e}", path.display());
+        let entries = fs::read_dir(folder).map_err(|e| at(folder, &e))?;
+        let mut paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+        paths.retain(|path| path.extension().is_some_and(|e| e == "txt"));
+        paths.sort();
+        let read = |path: PathBuf| {
+            let text = fs::read_to_string(&path).map_err(|e| at(&path, &e))?;
+            let cases = Self::read_all(&text).map_err(|e| at(&path, &e))?;
+            Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), cases))
+        };
+        paths.into_iter().map(read).collect()
     }
 
     /// Why `BPF_PROG_TEST_RUN` cannot carry the case, if it cannot.

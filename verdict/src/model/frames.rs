@@ -50,12 +50,17 @@ impl Wire {
 
     /// Why `BPF_PROG_TEST_RUN` cannot carry it, if it cannot.
     pub fn not_carried(&self) -> Option<&'static str> {
+        let least = match self.bytes.0.get(12..14) {
+            Some([0x08, 0x00]) => 34,
+            Some([0x86, 0xdd]) => 54,
+            _ => 15,
+        };
         if self.tag_beside.is_some() {
             Some("an offloaded tag")
         } else if self.long.is_some() {
             Some("a frame of more than a page")
-        } else if self.bytes.0.len() < 14 {
-            Some("less than an Ethernet header")
+        } else if self.bytes.0.len() < least {
+            Some("a frame without a whole IP header")
         } else {
             None
         }
