@@ -213,7 +213,8 @@ async fn watch_network(to_engine: &Sender<Message>) {
     loop {
         match NetWatcher::start() {
             Ok(mut watcher) => {
-                if to_engine.send(Message::Addresses).is_err() {
+                // Whatever happened before it watched.
+                if to_engine.send(Message::Network(vec![Change::Lost])).is_err() {
                     return;
                 }
                 while let Some(change) = watcher.next().await {
@@ -224,7 +225,7 @@ async fn watch_network(to_engine: &Sender<Message>) {
                     while let Some(more) = watcher.try_next() {
                         changes.push(more);
                     }
-                    if !tell(to_engine, &changes) {
+                    if to_engine.send(Message::Network(changes)).is_err() {
                         return;
                     }
                 }
@@ -233,9 +234,4 @@ async fn watch_network(to_engine: &Sender<Message>) {
         }
         tokio::time::sleep(AGAIN).await;
     }
-}
-
-fn tell(to_engine: &Sender<Message>, changes: &[Change]) -> bool {
-    let addresses = changes.iter().any(|c| !matches!(c, Change::Tc { .. }));
-    !addresses || to_engine.send(Message::Addresses).is_ok()
 }

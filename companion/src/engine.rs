@@ -4,19 +4,20 @@
 //! ([`Message`]) and looks for itself. Order of a pass: the index (true as soon as the files are read), tables, words,
 //! status; then, when nothing else waits, tidying up and the copies of last good versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use enforcer::grace::Grace;
-use enforcer::hosts;
+use enforcer::hostnet::watch::Change;
+use enforcer::{hosts, leftovers, repair};
 use policy::plan::Write;
 use policy::{EndpointId, Facts, Policies, Policy, PolicyKey, Tables, compile, plan};
 use state::watch::Tick;
 use state::workloads::Workloads;
-use state::{Index, NodeConfig, Store};
+use state::{AttachMode, Index, NodeConfig, Phase, Record, Store};
 use verdict::PolicyWord;
 
 use crate::intake::Intake;
@@ -29,6 +30,10 @@ use crate::status;
 const FULL_PASS: Duration = Duration::from_secs(60);
 /// The kernel is looked at so often: pins, attachments of which nobody tells.
 const LOOK: Duration = Duration::from_secs(1);
+/// Leftovers are looked for so often, whatever was told.
+const SCAN: Duration = Duration::from_secs(600);
+/// And so long after an interface has gone: by then its DEL is done.
+const SCAN_SOON: Duration = Duration::from_secs(1);
 /// A change that failed is tried again after so long, then twice as long, and so on.
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_AT_MOST: Duration = Duration::from_secs(10);
@@ -40,8 +45,8 @@ const UNTIDY_AT_MOST: u32 = 32;
 pub(crate) enum Message {
     /// Something in the store changed. `at_ns`: taken before the ticks were read.
     Store { ticks: Vec<Tick>, at_ns: u64 },
-    /// An address of the host changed, or may have.
-    Addresses,
+    /// The host's network changed.
+    Network(Vec<Change>),
     /// A grace period that was asked for is over.
     Grace(u64),
     /// End.
@@ -85,6 +90,17 @@ pub(crate) struct Engine {
     retry: Option<(Instant, Duration)>,
     next_full: Instant,
     next_look: Instant,
+    next_scan: Instant,
+    /// Records of finished ADDs without a row.
+    rowless: Vec<Record>,
+    suspects: Suspects,
+}
+
+/// Whose attachment may be broken.
+#[derive(Debug, Default)]
+struct Suspects {
+    all: bool,
+    some: BTreeSet<u32>,
 }
 
 /// What a plan leaves for after its words.
@@ -147,6 +163,9 @@ impl Engine {
             retry: None,
             next_full: now + FULL_PASS,
             next_look: now + LOOK,
+            next_scan: now,
+            rowless: Vec::new(),
+            suspects: Suspects::default(),
         }
     }
 
@@ -183,13 +202,22 @@ impl Engine {
             }
             self.clock();
             self.pass();
+            if self.suspects.all || !self.suspects.some.is_empty() || !self.rowless.is_empty() || self.has_flaws() {
+                self.inspect();
+                self.pass();
+            }
         }
+    }
+
+    fn has_flaws(&self) -> bool {
+        !self.status.flaws.is_empty()
     }
 
     /// How long nothing happens by itself.
     fn patience(&self) -> Duration {
         let retry = self.retry.map(|(at, _)| at);
-        let next = [Some(self.next_full), Some(self.next_look), self.intake.due(), retry].into_iter().flatten().min();
+        let clocks = [self.next_full, self.next_look, self.next_scan];
+        let next = clocks.into_iter().chain(self.intake.due()).chain(retry).min();
         next.map_or(LOOK, |next| next.saturating_duration_since(Instant::now()))
     }
 
@@ -217,7 +245,7 @@ impl Engine {
                 }
                 self.seen_at_ns = self.seen_at_ns.max(at_ns);
             }
-            Message::Addresses => self.dirty.hosts = true,
+            Message::Network(changes) => self.network(&changes),
             Message::Grace(number) => self.grace(number),
             Message::Stop => {}
         }
@@ -248,20 +276,117 @@ impl Engine {
             self.next_look = now + LOOK;
             self.look();
         }
+        if self.next_scan <= now {
+            self.next_scan = now + SCAN;
+            self.scan();
+        }
         if self.retry.is_some_and(|(at, _)| at <= now) {
             self.dirty.policy = true;
         }
     }
 
+    fn network(&mut self, changes: &[Change]) {
+        for change in changes {
+            match *change {
+                Change::Address { .. } => self.dirty.hosts = true,
+                Change::Tc { ifindex } => {
+                    self.suspects.some.insert(ifindex);
+                }
+                Change::Link { .. } => {}
+                Change::LinkGone { .. } => {
+                    self.dirty.hosts = true;
+                    self.next_scan = self.next_scan.min(Instant::now() + SCAN_SOON);
+                }
+                Change::Lost => {
+                    (self.dirty.hosts, self.suspects.all) = (true, true);
+                    self.next_scan = self.next_scan.min(Instant::now() + SCAN_SOON);
+                }
+            }
+        }
+    }
+
+    /// Removes what crashes, reboots and pods that went without a DEL have left behind.
+    fn scan(&mut self) {
+        let found = match leftovers::describe(&self.store, &self.options.bpf_dir) {
+            Ok(found) => found,
+            Err(error) => return tracing::warn!("look for leftovers: {error}"),
+        };
+        if found.is_empty() {
+            return;
+        }
+        for leftover in found.iter().filter(|l| !l.is_dust()) {
+            tracing::info!("left over: {leftover}");
+        }
+        for (leftover, error) in leftovers::remove(&self.store, &self.options.bpf_dir, &found) {
+            tracing::warn!("remove {leftover}: {error}");
+        }
+        self.dirty.pods = true;
+    }
+
+    /// Looks at attachments that may be broken and puts back what is missing.
+    fn inspect(&mut self) {
+        let suspects = std::mem::take(&mut self.suspects);
+        let Some(kernel) = &self.kernel else { return };
+        let is_suspect = |record: &Record| {
+            record.phase == Phase::Attached
+                && (suspects.all
+                    || suspects.some.contains(&record.ifindex)
+                    || self.status.flaws.contains_key(&record.ifindex))
+        };
+        let attached = self.locals.values().map(|local| &local.record).filter(|record| is_suspect(record));
+        let mut flaws = self.status.flaws.clone();
+        flaws.retain(|ifindex, _| self.locals.values().any(|l| l.record.ifindex == *ifindex));
+        for record in attached.chain(&self.rowless) {
+            let found = match repair::check(&kernel.endpoints, &kernel.programs, record) {
+                Ok(None) => None,
+                Ok(Some(_)) => Some(self.store.lock(LOCK).map_err(|e| e.to_string()).and_then(|locked| {
+                    repair::repair(&locked, &self.options.bpf_dir, &kernel.programs, record).map_err(|e| e.to_string())
+                })),
+                Err(error) => Some(Err(error.to_string())),
+            };
+            let pod = || format!("{}/{}", record.pod_namespace, record.pod_name);
+            match found {
+                None | Some(Ok(None)) => {
+                    flaws.remove(&record.ifindex);
+                }
+                Some(Ok(Some(damage))) => {
+                    tracing::warn!(pod = pod(), veth = record.veth, "repaired: {damage}");
+                    self.dirty.pods = true;
+                    flaws.remove(&record.ifindex);
+                }
+                Some(Err(error)) => {
+                    if flaws.get(&record.ifindex) != Some(&error) {
+                        tracing::error!(pod = pod(), veth = record.veth, "not enforced as it should be: {error}");
+                    }
+                    flaws.insert(record.ifindex, error);
+                }
+            }
+        }
+        if flaws != self.status.flaws {
+            self.status.flaws = flaws;
+            self.dirty.marks = true;
+        }
+    }
+
     /// What nobody tells of.
     fn look(&mut self) {
-        if self.kernel.as_ref().is_some_and(|kernel| !kernel.is_current()) {
-            tracing::warn!("the kernel objects were removed or made anew; taking up what is there now");
-            (self.kernel, self.tidy) = (None, None);
+        if let Some(kernel) = self.kernel.as_mut().filter(|kernel| !kernel.is_current()) {
+            match kernel.restore(&self.options.bpf_dir) {
+                // Links die with their pins.
+                Ok(true) => self.suspects.all = true,
+                Ok(false) => {
+                    tracing::warn!("the kernel objects were made anew; taking up what is there now");
+                    (self.kernel, self.tidy) = (None, None);
+                }
+                Err(error) => tracing::error!("put pins back: {error}"),
+            }
         }
         if self.kernel.is_none() {
             self.open_kernel();
         }
+        // Nobody tells of TCX.
+        let tcx = self.locals.values().filter(|local| local.record.attach_mode == AttachMode::Tcx);
+        self.suspects.some.extend(tcx.map(|local| local.record.ifindex));
     }
 
     fn open_kernel(&mut self) {
@@ -272,6 +397,7 @@ impl Engine {
                 self.dirty.pods = true;
                 self.dirty.hosts = true;
                 self.dirty.policy = true;
+                self.suspects.all = true;
                 // What an earlier run left behind is swept after the first plan.
                 self.untidy = UNTIDY_AT_MOST;
             }
@@ -349,6 +475,7 @@ impl Engine {
         };
         problems.extend(records.problems.iter().map(ToString::to_string));
         let kernel = self.kernel.as_ref();
+        let mut rowless = Vec::new();
         let lives = |record: &state::Record| match kernel {
             None => true,
             Some(kernel) => kernel
@@ -358,7 +485,12 @@ impl Engine {
                 .is_ok_and(|row| row.is_some_and(|row| row.life == record.life)),
         };
         let now = Instant::now();
+        let attached: Vec<Record> = records.good.iter().filter(|r| r.phase == Phase::Attached).cloned().collect();
         let locals = local::gather(records.good, &self.workloads, &self.config, &self.locals, now, lives);
+        if kernel.is_some() {
+            rowless.extend(attached.into_iter().filter(|record| !locals.contains_key(&EndpointId(record.life))));
+        }
+        self.rowless = rowless;
         if locals == self.locals {
             return false;
         }

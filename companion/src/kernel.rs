@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use enforcer::apply::{self, Flip, Tables, in_slices};
+use enforcer::attach::Programs;
 use enforcer::endpoint::Endpoints;
+use enforcer::keeper::Keeper;
 use enforcer::pins::Pins;
 use enforcer::{load, maps};
 use policy::plan::{ClassId, PortSetId, RuleKey, RuleValue, SetId, Word, Write};
@@ -32,6 +34,10 @@ pub(crate) enum Error {
     #[error(transparent)]
     Endpoint(#[from] enforcer::endpoint::Error),
     #[error(transparent)]
+    Attach(#[from] enforcer::attach::Error),
+    #[error(transparent)]
+    Keeper(#[from] enforcer::keeper::Error),
+    #[error(transparent)]
     Lock(#[from] state::lock::Error),
 }
 
@@ -39,8 +45,10 @@ pub(crate) enum Error {
 pub(crate) struct Kernel {
     store: Store,
     pub(crate) pins: Pins,
-    stamp: Option<(u64, u64)>,
+    stamp: [Option<u64>; 2],
     pub(crate) endpoints: Endpoints,
+    pub(crate) programs: Programs,
+    keeper: Keeper,
     tables: Tables,
     pub(crate) live: Live,
 }
@@ -62,15 +70,33 @@ impl Kernel {
         }
         let stamp = stamp(&pins);
         let (endpoints, tables) = (Endpoints::open(bpf_dir)?, Tables::open(&pins)?);
+        let (programs, keeper) = (Programs::open(&pins)?, Keeper::open(&pins)?);
         let mut kernel =
-            Self { store: store.clone(), pins, stamp, endpoints, tables, live: Live::default() };
+            Self { store: store.clone(), pins, stamp, endpoints, programs, keeper, tables, live: Live::default() };
         kernel.recall()?;
         Ok(Some(kernel))
     }
 
     /// Whether the pins are still those that were opened.
     pub(crate) fn is_current(&self) -> bool {
-        self.stamp == stamp(&self.pins) && load::is_loaded(&self.pins)
+        self.stamp == stamp(&self.pins) && self.keeper.missing().is_empty()
+    }
+
+    /// Puts pins back that somebody removed. False = somebody has loaded anew: open that instead.
+    pub(crate) fn restore(&mut self, bpf_dir: &Path) -> Result<bool, Error> {
+        let locked = self.store.lock(LOCK)?;
+        // Of what is left, is it ours?
+        let ours = stamp(&self.pins);
+        let other = |a: Option<u64>, b: Option<u64>| a.is_some() && a != b;
+        if other(ours[0], self.stamp[0]) || other(ours[1], self.stamp[1]) {
+            return Ok(false);
+        }
+        let back = self.keeper.restore(&locked, bpf_dir)?;
+        self.stamp = stamp(&self.pins);
+        if !back.is_empty() {
+            tracing::warn!(pins = back.len(), "somebody removed pins; they are back, with all that they hold");
+        }
+        Ok(true)
     }
 
     /// What an earlier run left in the tables is where this one begins: unchanged endpoints keep their words.
@@ -299,8 +325,8 @@ const fn port_verdict(value: PortValue) -> Verdict {
     }
 }
 
-/// What changes when the pins are made anew.
-fn stamp(pins: &Pins) -> Option<(u64, u64)> {
-    let path: PathBuf = pins.map("WORDS");
-    fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
+/// What changes when maps or programs are made anew.
+fn stamp(pins: &Pins) -> [Option<u64>; 2] {
+    let inode = |path: PathBuf| fs::metadata(path).ok().map(|m| m.ino());
+    [inode(pins.map("WORDS")), inode(pins.program(load::PROGRAM_INGRESS))]
 }

@@ -1,5 +1,6 @@
 //! A node of its own: a network namespace with one enforced pod and one client, a store, a bpffs folder, a companion.
 //! Endpoints are made by enforcer's own calls, as the plugin makes them; what passes is judged by real sockets.
+#![allow(missing_docs, unreachable_pub, reason = "a test's own module")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::fs;
