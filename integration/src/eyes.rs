@@ -14,8 +14,21 @@ pub struct Snapshot {
     rows: BTreeMap<String, Value>,
 }
 
-/// Maps whose content moves with every packet: counters, flows, events.
-const MOVING: [&str; 4] = ["counter", "flow", "event", "stat"];
+/// Maps that a look before and after does not compare: flows, counters and events move with every packet, and the numbers of `node` (last
+/// life, last epoch) never repeat, so that not even an undone ADD gives one back.
+const MOVING: [&str; 11] = [
+    "flows",
+    "fragments",
+    "shares",
+    "swept",
+    "passed",
+    "reasons",
+    "events",
+    "rates",
+    "work",
+    "clock",
+    "node",
+];
 
 impl Snapshot {
     /// Takes one: qdiscs and filters of every link, the bpffs folder's listing, the dump of each map that does not move by itself,
@@ -34,7 +47,11 @@ impl Snapshot {
             }
         }
         for path in node.pins() {
-            let dump = if MOVING.iter().any(|word| path.to_lowercase().contains(word)) {
+            let moving = path
+                .rsplit('/')
+                .next()
+                .is_some_and(|name| MOVING.contains(&name));
+            let dump = if moving {
                 Value::Null
             } else {
                 node.map_dump(&path)

@@ -1,12 +1,14 @@
 //! A pod: a network namespace on a node, wired and unwired by cnitool.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::chain::{Chain, CniCall};
 use crate::cmd::Output;
 use crate::node::{NO_DAD, Node, Place, QUICK_NEIGHBOURS};
+use crate::wait_until;
 
 /// A pod's namespace, with what its ADD said.
 #[derive(Debug)]
@@ -193,10 +195,36 @@ impl<'n> Pod<'n> {
             .args(&self.cni_args())
     }
 
-    /// Removes the namespace (and with it the veth), as when the runtime is done with it.
+    /// Removes the namespace, as when the runtime is done with it, and waits until its veths are gone: the kernel takes them a little later.
+    ///
+    /// # Panics
+    /// When they do not go: some process of the test is still in the namespace.
     #[track_caller]
     pub fn remove_netns(&self) {
+        let indexes = |links: &Value, key: &str| -> Vec<u64> {
+            links
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|link| link[key].as_u64())
+                .collect()
+        };
+        let peers = indexes(
+            &self.place().cmd("ip").args(["-j", "link", "show"]).json(),
+            "link_index",
+        );
         self.node.sh(&format!("ip netns del {}", self.netns));
+        wait_until(
+            "the namespace's veths are gone",
+            Duration::from_secs(5),
+            || {
+                let here = indexes(
+                    &self.node.cmd("ip").args(["-j", "link", "show"]).json(),
+                    "ifindex",
+                );
+                !peers.iter().any(|peer| here.contains(peer))
+            },
+        );
     }
 
     // ---- what the ADD gave
@@ -301,16 +329,24 @@ impl<'n> Pod<'n> {
             .find(|record| record["containerId"] == id.as_str())
     }
 
-    /// When its attachment was read back, in `CLOCK_MONOTONIC` nanoseconds.
+    /// When the last of its attachments was read back, in `CLOCK_MONOTONIC` nanoseconds: one call may bring several, all or none.
     #[track_caller]
     #[must_use]
     pub fn attached_ns(&self) -> u64 {
-        let record = self
-            .record()
-            .unwrap_or_else(|| panic!("pod {} has no record", self.full_name()));
-        record["attachedAtMonotonicNs"]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no attachedAtMonotonicNs in {record}"))
+        let id = self.container_id();
+        let records = self
+            .node
+            .records()
+            .into_iter()
+            .filter(|record| record["containerId"] == id.as_str());
+        let attached = records.map(|record| {
+            record["attachedAtMonotonicNs"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no attachedAtMonotonicNs in {record}"))
+        });
+        attached
+            .max()
+            .unwrap_or_else(|| panic!("pod {} has no record", self.full_name()))
     }
 }
 

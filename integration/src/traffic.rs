@@ -342,6 +342,18 @@ impl Flood {
         Self::at_rate(place, to, 10_000)
     }
 
+    /// As [`Flood::start`], but IPv4 packets only from the moment on at which aws-cni has made the pod's neighbour entry for its gateway.
+    #[track_caller]
+    #[must_use]
+    pub fn start_after_aws(place: &Place, to: &[SocketAddr]) -> Self {
+        let mut words = vec![
+            "flood".to_owned(),
+            "--after-neighbour=169.254.1.1".to_owned(),
+        ];
+        words.extend(to.iter().map(SocketAddr::to_string));
+        Self(Helper::ready(place, &words))
+    }
+
     /// Another rate.
     #[track_caller]
     #[must_use]

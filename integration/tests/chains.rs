@@ -147,8 +147,8 @@ fn in_front_of_bandwidth_the_chain_is_refused_with_bandwidths_own_words() {
 #[test]
 fn anything_else_on_the_hook_is_refused_or_enforced_in_front_of() {
     for setup in [
-        "tc qdisc add dev $V ingress; tc filter add dev $V parent ffff: pref 1 matchall action pass",
-        "tc qdisc add dev $V clsact; tc filter add dev $V ingress pref 1 matchall action pass",
+        "tc qdisc add dev $V ingress; tc filter add dev $V parent ffff: pref 1 u32 match u32 0 0 flowid 1:1",
+        "tc qdisc add dev $V clsact; tc filter add dev $V ingress pref 1 u32 match u32 0 0 flowid 1:1",
     ] {
         let node = Node::builder("foreign").start();
         let _companion = node.companion();

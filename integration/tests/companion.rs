@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use integration::{
-    Chain, Doc, Flood, Node, Pod, Server, Session, Sink, node, traffic, wait_for, wait_until,
-};
+use integration::{Chain, Doc, Flood, Node, Pod, Server, Session, Sink, node, traffic, wait_until};
 use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -208,7 +206,7 @@ fn filters_and_qdiscs_that_somebody_removes_are_back_within_a_second_and_nothing
         "tc qdisc del dev $V clsact",
         "tc filter del dev $V ingress",
         "tc filter del dev $V egress",
-        "tc filter replace dev $V ingress pref 1 handle 1 matchall action pass",
+        "tc filter replace dev $V ingress pref 1 u32 match u32 0 0 flowid 1:1",
     ] {
         let _ = node
             .cmd("sh")
@@ -316,14 +314,14 @@ fn status_names_pod_interfaces_without_enforcement() {
     enforced.add(&net);
     bare.add(&Chain::new("bare").with(integration::chain::second_ptp()));
     let veth = bare.host_veth();
-    let text = wait_for("status names the bare veth", 5 * SECOND, || {
-        let output = node.ctl(&["status"]);
-        output.stdout.contains(&veth).then_some(output.stdout)
+    wait_until("status names the bare veth", 5 * SECOND, || {
+        node.ctl(&["status"]).stdout.contains(&veth)
     });
+    let enforced = enforced.host_veth();
     let json = node.ctl_json(&["status"]).to_string();
     assert!(json.contains(&veth), "{json}");
     assert!(
-        !text.contains("up0"),
-        "the uplink is no pod's interface: {text}"
+        !node.ctl(&["status"]).stdout.contains(&enforced),
+        "{enforced} is enforced"
     );
 }

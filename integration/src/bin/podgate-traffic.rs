@@ -78,6 +78,9 @@ enum Command {
         /// Packets per second and destination.
         #[arg(long, default_value_t = 10_000)]
         rate: u64,
+        /// Send IPv4 only once this neighbour's entry is permanent.
+        #[arg(long)]
+        after_neighbour: Option<String>,
     },
     /// Count stamped UDP packets per source; `report FROM TO` prints the counts of what was sent then (nanoseconds).
     Sink {
@@ -135,7 +138,11 @@ fn run(command: Command) -> io::Result<()> {
             Ok(())
         }
         Command::Session { to, udp, from } => session(to, udp, from),
-        Command::Flood { to, rate } => flood(&to, rate),
+        Command::Flood {
+            to,
+            rate,
+            after_neighbour,
+        } => flood(&to, rate, after_neighbour.as_deref()),
         Command::Sink { port } => sink(port),
         Command::Capture { iface, keep } => capture(iface.as_deref(), keep),
         Command::Send { iface } => send(&iface),
@@ -370,7 +377,7 @@ fn session(to: SocketAddr, udp: bool, from: Option<SocketAddr>) -> io::Result<()
 
 // ---- generator and receiver
 
-fn flood(to: &[SocketAddr], rate: u64) -> io::Result<()> {
+fn flood(to: &[SocketAddr], rate: u64, after_neighbour: Option<&str>) -> io::Result<()> {
     let reports = Arc::new(Mutex::new(BTreeMap::<String, FloodReport>::new()));
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
@@ -383,7 +390,15 @@ fn flood(to: &[SocketAddr], rate: u64) -> io::Result<()> {
         let socket = UdpSocket::bind(any)?;
         socket.set_nonblocking(true)?;
         let (reports, stop) = (Arc::clone(&reports), Arc::clone(&stop));
+        let neighbour = after_neighbour.filter(|_| to.is_ipv4()).map(str::to_owned);
         threads.push(std::thread::spawn(move || {
+            while neighbour
+                .as_ref()
+                .is_some_and(|neighbour| !is_permanent(neighbour))
+                && !stop.load(Ordering::Relaxed)
+            {
+                std::thread::sleep(Duration::from_micros(200));
+            }
             generate(&socket, to, rate, &reports, &stop);
         }));
     }
@@ -398,6 +413,13 @@ fn flood(to: &[SocketAddr], rate: u64) -> io::Result<()> {
         say(&json!(*lock(&reports)));
     });
     Ok(())
+}
+
+/// Whether the neighbour table holds a complete, permanent entry for an IPv4 address.
+fn is_permanent(neighbour: &str) -> bool {
+    let table = std::fs::read_to_string("/proc/thread-self/net/arp").unwrap_or_default();
+    let mut words = table.lines().map(str::split_whitespace);
+    words.any(|mut line| line.next() == Some(neighbour) && line.nth(1) == Some("0x6"))
 }
 
 /// Sends at `rate` by the clock: what a late wake-up missed is caught up at once, for 200 ms at most.
