@@ -22,10 +22,16 @@ if [ ! -e "$kernel" ] || ! command -v vng >/dev/null; then
   [ -e "$kernel" ] || "$PODGATE_ROOT/scripts/fetch-kernel.sh" "$series"
 fi
 
-# The test executables that cargo made, one a line: the machine has no cargo of its own, and no time for one.
+# The test executables that have tests for other kernels, one a line: the machine has no cargo, and no time for one.
 kernel_tests() {
-  (cd "$PODGATE_ROOT" && cargo test --locked --no-run --message-format=json-render-diagnostics -p integration -p enforcer) |
-    jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | .executable'
+  cd "$PODGATE_ROOT"
+  cargo build --locked --release --quiet
+  local executables executable
+  executables=$(cargo test --locked --workspace --no-run --quiet --message-format=json-render-diagnostics |
+    jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | .executable')
+  for executable in $executables; do
+    if "$executable" kernel_ --list --format terse | grep -q ': test$'; then say "$executable"; fi
+  done
 }
 
 folder=${PODGATE_VM_DIR:-}
@@ -34,6 +40,11 @@ if [ -z "$folder" ]; then
   trap 'rm -rf "$folder"' EXIT
 fi
 
+tests=
+if [ $# -eq 0 ]; then
+  tests=$(kernel_tests)
+  [ -n "$tests" ] || die 'no test is named kernel_*'
+fi
 {
   cat <<GUEST
 #!/bin/bash
@@ -50,7 +61,6 @@ GUEST
     printf '%q ' "$@"
     printf '\nstatus=$?\n'
   else
-    tests=$(kernel_tests) || die 'the tests do not build'
     echo 'status=0'
     while read -r executable; do
       printf '%q kernel_ --test-threads=1 || status=$?\n' "$executable"
