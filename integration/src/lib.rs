@@ -39,7 +39,7 @@ pub use eyes::Snapshot;
 pub use node::{BpfFs, Node, NodeBuilder, Place};
 pub use pod::Pod;
 pub use policy::Doc;
-pub use traffic::{Capture, Flood, Outcome, Server, Session, Sink};
+pub use traffic::{Capture, Flood, Knock, Outcome, Server, Session, Sink};
 
 /// Waits until `probe` yields a value, looking every two milliseconds.
 ///

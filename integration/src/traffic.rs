@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -273,6 +273,34 @@ impl Server {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.0.child.id()
+    }
+}
+
+/// A client that tries anew every few milliseconds until a server answers.
+#[derive(Debug)]
+pub struct Knock(Helper);
+
+impl Knock {
+    /// Starts it.
+    #[track_caller]
+    #[must_use]
+    pub fn start(place: &Place, to: IpAddr, port: u16) -> Self {
+        let to = SocketAddr::new(to, port).to_string();
+        Self(Helper::ready(place, &["knock".to_owned(), to]))
+    }
+
+    /// Waits for the answer; returns when it came, by the real-time clock.
+    ///
+    /// # Panics
+    /// When none came within five seconds.
+    #[track_caller]
+    #[must_use]
+    pub fn answered(self) -> SystemTime {
+        let reply = self.0.reply();
+        let at = reply["openedAtNs"]
+            .as_str()
+            .and_then(|text| text.parse().ok());
+        UNIX_EPOCH + Duration::from_nanos(at.unwrap_or_else(|| panic!("{}: {reply}", self.0.what)))
     }
 }
 

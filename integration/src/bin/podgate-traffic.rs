@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use integration::frames::{self, Summary};
@@ -58,6 +58,17 @@ enum Command {
         from: Option<SocketAddr>,
         /// How long to try, in milliseconds.
         #[arg(long, default_value_t = 500)]
+        timeout: u64,
+    },
+    /// Try TCP anew every few milliseconds until a server answers, and say when (nanoseconds of the real-time clock).
+    Knock {
+        /// Where to.
+        to: SocketAddr,
+        /// Local address and port.
+        #[arg(long)]
+        from: Option<SocketAddr>,
+        /// How long to try, in milliseconds.
+        #[arg(long, default_value_t = 5000)]
         timeout: u64,
     },
     /// Hold a connection; each line `ping MILLISECONDS` on standard input is one exchange.
@@ -135,6 +146,10 @@ fn run(command: Command) -> io::Result<()> {
             let start = Instant::now();
             let result = attempt(to, udp, from, Duration::from_millis(timeout));
             say(&outcome(result, start));
+            Ok(())
+        }
+        Command::Knock { to, from, timeout } => {
+            knock(to, from, Duration::from_millis(timeout));
             Ok(())
         }
         Command::Session { to, udp, from } => session(to, udp, from),
@@ -326,6 +341,25 @@ fn exchange_udp(socket: &UdpSocket, word: &str, deadline: Instant) -> io::Result
             Err(error) => return Err(error),
         }
     }
+}
+
+fn knock(to: SocketAddr, from: Option<SocketAddr>, timeout: Duration) {
+    let start = Instant::now();
+    say(&json!({"event": "ready"}));
+    let mut tries = 0_u64;
+    while start.elapsed() < timeout {
+        tries += 1;
+        if attempt(to, false, from, Duration::from_millis(5)).is_ok() {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            say(
+                &json!({"outcome": "open", "openedAtNs": now.as_nanos().to_string(), "tries": tries}),
+            );
+            return;
+        }
+    }
+    say(&json!({"outcome": "timeout", "tries": tries}));
 }
 
 fn outcome(result: io::Result<String>, start: Instant) -> Value {
