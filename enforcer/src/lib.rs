@@ -10,9 +10,12 @@
 
 pub mod apply;
 pub mod attach;
+mod batch;
 pub mod bpffs;
 pub mod clock;
 pub mod endpoint;
+pub mod events;
+pub mod flows;
 pub mod grace;
 pub mod hostnet;
 pub mod hosts;
