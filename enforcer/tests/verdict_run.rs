@@ -6,8 +6,11 @@ mod kernel;
 use std::path::Path;
 
 use kernel::{Kernel, LeftOut};
-use verdict::model::Case;
-use verdict::model::Step;
+use verdict::PolicyWord;
+use verdict::layout::Direction;
+use verdict::model::case::{Change, ModelWorld};
+use verdict::model::generate::{Source, beginning};
+use verdict::model::{Case, Step, World};
 
 /// Where a case says what the programs cannot be given here; the model alone replays it.
 fn not_carried<'a>(kernel: &Kernel, case: &'a Case) -> Option<&'a str> {
@@ -49,3 +52,86 @@ fn the_programs_answer_as_the_model_does() {
     assert!(ran > 100, "only {ran} cases ran");
 }
 
+
+/// Random bytes of a seed (SplitMix64).
+fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..length.div_ceil(8)).flat_map(|_| next().to_ne_bytes()).collect()
+}
+
+/// Makes the same change in both worlds.
+fn change_both(model: &mut ModelWorld, kernel: &mut Kernel, change: &Change) {
+    model.change(change).unwrap();
+    kernel.change(change).unwrap();
+}
+
+/// A walk of random packets and changes; the packets that it had.
+fn walk(kernel: &mut Kernel, seed: u64) -> Result<usize, String> {
+    kernel.reset();
+    let mut model = ModelWorld::default();
+    let (mut epoch, mut word, mut packets) = (1, PolicyWord(0), 0);
+    let bytes = bytes(seed, 2_000);
+    let mut source = Source::new(&bytes);
+    let mut first = beginning().into_iter();
+    while !source.is_empty() {
+        let change = match first.next() {
+            Some(change) => Some(change),
+            None => source.rarely(4).then(|| source.change(&mut epoch)),
+        };
+        if let Some(change) = change {
+            change_both(&mut model, kernel, &change);
+            match change {
+                Change::Word(new) => word = new,
+                // A new life begins without a word.
+                Change::Endpoint(_) => change_both(&mut model, kernel, &Change::Word(word)),
+                _ => {}
+            }
+            continue;
+        }
+        let direction = source.direction();
+        let mut via = source.via(direction);
+        if !kernel.carries_ingress_interface && direction == Direction::Ingress {
+            via = verdict::model::Via::Host;
+        }
+        let wire = source.frame(direction);
+        if wire.not_carried().is_some() || wire.gso_size != 0 && !kernel.carries_gso {
+            continue;
+        }
+        packets += 1;
+        let (said, met) = (model.packet(direction, via, &wire)?, kernel.packet(direction, via, &wire)?);
+        if said != met {
+            return Err(format!("packet {packets}: the model says {said:?}, the programs {met:?}: {via:?} {wire:?}"));
+        }
+    }
+    let (said, met) = (model.flows()?, kernel.flows()?);
+    if said == met { Ok(packets) } else { Err(format!("the model holds {said} flows, the programs {met}")) }
+}
+
+/// `PODGATE_WALKS` sets how many; `PODGATE_WALK_SEED` repeats one.
+#[test]
+fn random_walks_end_as_in_the_model() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    kernel::own_namespace();
+    let mut kernel = Kernel::load();
+    let seeds = match number("PODGATE_WALK_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("PODGATE_WALKS").unwrap_or(200),
+    };
+    let (mut packets, mut failures) = (0, Vec::new());
+    for seed in seeds.clone() {
+        match walk(&mut kernel, seed) {
+            Ok(n) => packets += n,
+            Err(e) => failures.push(format!("PODGATE_WALK_SEED={seed}: {e}")),
+        }
+    }
+    println!("{} walks, {packets} packets", seeds.end - seeds.start);
+    failures.truncate(5);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

@@ -301,7 +301,7 @@ fn read_v6<F: Frame>(
 
     let mut offset = l3 + 40;
     let mut rank = 0u8;
-    for _ in 0..=MAX_EXTENSION_HEADERS {
+    for count in 0..=MAX_EXTENSION_HEADERS {
         let (least_rank, unit) = match next {
             proto::HOP_BY_HOP => (1, 8),
             proto::ROUTING => (3, 8),
@@ -315,6 +315,9 @@ fn read_v6<F: Frame>(
                 return read_transport(frame, packet, buffer);
             }
         };
+        if count == MAX_EXTENSION_HEADERS {
+            break;
+        }
         // Hop-by-hop only first, then each kind at most once and in the order of RFC 8200 4.1; destination options
         // may stand anywhere.
         if next != proto::DESTINATION {

@@ -314,6 +314,7 @@ impl World for ModelWorld {
             }
             Change::Endpoint(Some(spec)) => {
                 self.life += 1;
+                t.forget_flows_of_slot(Self::SLOT);
                 let (row, sources) = spec.row(Self::IFINDEX, Self::SLOT, self.life);
                 t.endpoints.insert(Self::IFINDEX, row);
                 sources.iter().for_each(|s| t.add_source(s));

@@ -10,6 +10,7 @@
 
 pub mod case;
 pub mod frames;
+pub mod generate;
 mod read_case;
 mod read_frame;
 pub mod tables;
@@ -17,4 +18,5 @@ mod trie;
 
 pub use case::{Case, Outcome, Step, Via, World};
 pub use frames::{Bytes, Wire};
+pub use read_frame::frame;
 pub use tables::Tables;

@@ -144,7 +144,7 @@ fn unknown<T>(what: &str, key: &str) -> Result<T, String> {
 ///
 /// # Errors
 /// What is wrong with the words.
-pub(super) fn frame(text: &str, direction: Direction) -> Result<Wire, String> {
+pub fn frame(text: &str, direction: Direction) -> Result<Wire, String> {
     let mut words = Words { words: text.split_whitespace().peekable() };
     let (mut to, mut from) = match direction {
         Direction::Ingress => (POD_MAC, HOST_MAC),

@@ -156,6 +156,12 @@ impl Tables {
         self.flows.borrow().iter().map(|(k, v)| (*k, v.0.get())).collect()
     }
 
+    /// The flows that a slot's earlier holder made are none of its next one's share.
+    pub fn forget_flows_of_slot(&mut self, slot: u32) {
+        let made = self.shares.borrow().get(&slot).copied().unwrap_or_default();
+        self.swept.insert(slot, Swept { removed: made.made, answered: made.answered });
+    }
+
     /// Lets time pass.
     pub fn advance(&mut self, seconds: u32) {
         let hz = self.config.as_ref().map_or(250, |c| c.hz);
