@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use aya::programs::{ProgramError, SchedClassifier};
 use verdict::layout::Direction;
 
 use crate::hostnet::{self, Bandwidth, Clsact, Flaw, Hook, ProgramIds, QdiscKind, tcx};
@@ -32,7 +31,7 @@ pub enum Error {
         /// The pin.
         path: PathBuf,
         /// Why.
-        source: Box<ProgramError>,
+        source: io::Error,
     },
     /// A link's pin.
     #[error("pin link {path}: {source}")]
@@ -74,8 +73,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Programs {
     pins: Pins,
-    ingress: SchedClassifier,
-    egress: SchedClassifier,
+    ingress: OwnedFd,
+    egress: OwnedFd,
     ids: ProgramIds,
 }
 
@@ -99,13 +98,14 @@ impl Programs {
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         let open = |name| {
             let path = pins.program(name);
-            SchedClassifier::from_pin(&path).map_err(|e| Error::Program { path, source: Box::new(e) })
+            // Not by aya: it tries out what the kernel can do (17 loads) before it opens a program.
+            tcx::open_pin(&path).map_err(|source| Error::Program { path, source })
         };
         let (ingress, egress) = (open(PROGRAM_INGRESS)?, open(PROGRAM_EGRESS)?);
         // The hooks are the host's: what goes to the pod leaves by the veth's egress.
         let ids = ProgramIds {
-            egress: tcx::prog_id(fd(pins, &ingress, PROGRAM_INGRESS)?)?,
-            ingress: tcx::prog_id(fd(pins, &egress, PROGRAM_EGRESS)?)?,
+            egress: tcx::prog_id(ingress.as_fd())?,
+            ingress: tcx::prog_id(egress.as_fd())?,
         };
         Ok(Self { pins: pins.clone(), ingress, egress, ids })
     }
@@ -115,10 +115,10 @@ impl Programs {
         self.ids
     }
 
-    fn at(&self, direction: Direction) -> Result<BorrowedFd<'_>, Error> {
+    fn at(&self, direction: Direction) -> BorrowedFd<'_> {
         match direction {
-            Direction::Ingress => fd(&self.pins, &self.ingress, PROGRAM_INGRESS),
-            Direction::Egress => fd(&self.pins, &self.egress, PROGRAM_EGRESS),
+            Direction::Ingress => self.ingress.as_fd(),
+            Direction::Egress => self.egress.as_fd(),
         }
     }
 
@@ -202,12 +202,9 @@ impl Programs {
             Err(e) => return Err(e.into()),
         }
         for (hook, direction) in HOOKS {
-            let put = self.at(direction).and_then(|program| {
-                hostnet::put_filter(ifindex, hook, program, FILTER_NAME).map_err(Error::from)
-            });
-            if let Err(e) = put {
+            if let Err(e) = hostnet::put_filter(ifindex, hook, self.at(direction), FILTER_NAME) {
                 let _ = self.detach(&attached);
-                return self.tcx_instead(ifindex, e);
+                return self.tcx_instead(ifindex, e.into());
             }
         }
         // An earlier filter: from 6.6 TCX runs before it; below, there is no place in front of it.
@@ -230,7 +227,7 @@ impl Programs {
         let Some(bandwidth) = Bandwidth::detect(ifindex)? else {
             return Err(Error::InTheWay { ifindex, found: "an ingress qdisc that is not the bandwidth plugin's".into() });
         };
-        let (to_pod, from_pod) = (self.at(Direction::Ingress)?, self.at(Direction::Egress)?);
+        let (to_pod, from_pod) = (self.at(Direction::Ingress), self.at(Direction::Egress));
         bandwidth.replace(from_pod, to_pod, FILTER_NAME)?;
         Ok(Attached { ifindex, mode: AttachMode::Clsact, made_qdisc: false, replaced: Some(bandwidth) })
     }
@@ -255,18 +252,11 @@ impl Programs {
         if let Ok(link) = tcx::open_pin(&path) {
             let alive = tcx::link_info(link.as_fd()).is_ok_and(|i| i.ifindex == Some(ifindex) && i.hook == hook);
             if alive {
-                return Ok(tcx::update(link.as_fd(), self.at(direction)?)?);
+                return Ok(tcx::update(link.as_fd(), self.at(direction))?);
             }
             fs::remove_file(&path).map_err(|source| Error::Pin { path: path.clone(), source })?;
         }
-        let link = tcx::attach(ifindex, hook, self.at(direction)?)?;
+        let link = tcx::attach(ifindex, hook, self.at(direction))?;
         tcx::pin(link.as_fd(), &path).map_err(|source| Error::Pin { path, source })
     }
-}
-
-fn fd<'a>(pins: &Pins, program: &'a SchedClassifier, name: &str) -> Result<BorrowedFd<'a>, Error> {
-    program
-        .fd()
-        .map(|f| f.as_fd())
-        .map_err(|e| Error::Program { path: pins.program(name), source: Box::new(e) })
 }
