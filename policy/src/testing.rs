@@ -263,6 +263,7 @@ pub(crate) fn addresses() -> Vec<IpAddr> {
         "9.9.9.9".parse().unwrap(),
         "2001:db8::1".parse().unwrap(),
         "10.9.9.9".parse().unwrap(),
+        "fd00::9:9".parse().unwrap(),
     ];
     for net in 0..4u8 {
         for host in [

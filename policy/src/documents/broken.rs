@@ -22,16 +22,17 @@ pub struct Broken {
 }
 
 /// The isolating stand-in; `None` where no pod can be seen.
-pub(super) fn isolating(node: &Node<'_>, kind: Kind, identity: &Identity) -> Option<Document> {
+pub(super) fn isolating(node: Node<'_>, kind: Kind, identity: &Identity) -> Option<Document> {
     let root = Cursor::root(node);
     let spec = node.get("spec")?;
-    let mut pods: Vec<_> = match spec.get("podSelectorEndpoints") {
-        Some(Node::List(entries)) => entries
-            .iter()
-            .filter_map(|entry| parse::pod(&Cursor::root(entry), identity).ok())
-            .collect(),
-        _ => Vec::new(),
-    };
+    let listed = spec
+        .get("podSelectorEndpoints")
+        .and_then(Node::items)
+        .into_iter()
+        .flatten();
+    let mut pods: Vec<_> = listed
+        .filter_map(|entry| parse::pod(&Cursor::root(entry), identity).ok())
+        .collect();
     pods.sort_unstable();
     pods.dedup();
     let selector = parse::selector(&root, kind).ok().flatten();
@@ -61,11 +62,11 @@ pub(super) fn isolating(node: &Node<'_>, kind: Kind, identity: &Identity) -> Opt
 }
 
 /// The directions that the document means to judge; both where that cannot be told.
-fn directions(root: &Cursor<'_, '_>, spec: &Node<'_>, kind: Kind) -> Directions<bool> {
-    let wants = |key| {
-        !matches!(spec.get(key), None | Some(Node::Null))
-            && spec.get(key) != Some(&Node::List(Vec::new()))
+fn directions(root: &Cursor<'_, '_>, spec: Node<'_>, kind: Kind) -> Directions<bool> {
+    let empty = |node: Node<'_>| {
+        node.is_null() || node.items().is_some_and(|mut items| items.next().is_none())
     };
+    let wants = |key| spec.get(key).is_some_and(|node| !empty(node));
     let judged = Directions {
         ingress: wants("ingress"),
         egress: wants("egress"),

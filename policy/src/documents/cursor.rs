@@ -49,12 +49,12 @@ pub(super) type Result<T> = std::result::Result<T, FieldFault>;
 /// A value and where it stands.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'n, 'p> {
-    pub(super) node: &'n Node<'n>,
+    pub(super) node: Node<'n>,
     at: At<'p>,
 }
 
 impl<'n, 'p> Cursor<'n, 'p> {
-    pub(super) const fn root(node: &'n Node<'n>) -> Self {
+    pub(super) const fn root(node: Node<'n>) -> Self {
         Self {
             node,
             at: At {
@@ -95,36 +95,32 @@ impl<'n, 'p> Cursor<'n, 'p> {
 
     /// The value under a key; `null` is absent, a repeated key a fault, anything but a mapping too.
     pub(super) fn get<'c>(&'c self, key: &'c str) -> Result<Option<Cursor<'n, 'c>>> {
-        let Node::Map(entries) = self.node else {
-            return Err(self.wrong("a mapping"));
-        };
-        let mut found = entries.iter().filter(|(k, _)| k == key).map(|(_, v)| v);
-        let Some(node) = found.next() else {
-            return Ok(None);
-        };
-        let cursor = Cursor {
-            node,
-            at: At {
-                parent: Some(&self.at),
-                step: Step::Key(key),
-            },
-        };
-        if found.next().is_some() {
-            return Err(cursor.fault(Fault::Twice));
+        let mut found = None;
+        for (own, node) in self.node.entries().ok_or_else(|| self.wrong("a mapping"))? {
+            if own == key {
+                let cursor = Cursor {
+                    node,
+                    at: At {
+                        parent: Some(&self.at),
+                        step: Step::Key(key),
+                    },
+                };
+                if found.replace(cursor).is_some() {
+                    return Err(cursor.fault(Fault::Twice));
+                }
+            }
         }
-        Ok((!matches!(node, Node::Null)).then_some(cursor))
+        Ok(found.filter(|cursor| !cursor.node.is_null()))
     }
 
     /// The entries of a mapping.
     pub(super) fn entries<'c>(
         &'c self,
     ) -> Result<impl Iterator<Item = (&'n str, Cursor<'n, 'c>)> + use<'c, 'n, 'p>> {
-        let Node::Map(entries) = self.node else {
-            return Err(self.wrong("a mapping"));
-        };
-        Ok(entries.iter().map(|(key, node)| {
+        let entries = self.node.entries().ok_or_else(|| self.wrong("a mapping"))?;
+        Ok(entries.map(|(key, node)| {
             (
-                key.as_ref(),
+                key,
                 Cursor {
                     node,
                     at: At {
@@ -139,11 +135,9 @@ impl<'n, 'p> Cursor<'n, 'p> {
     /// The values of a list.
     pub(super) fn items<'c>(
         &'c self,
-    ) -> Result<impl ExactSizeIterator<Item = Cursor<'n, 'c>> + use<'c, 'n, 'p>> {
-        let Node::List(list) = self.node else {
-            return Err(self.wrong("a list"));
-        };
-        Ok(list.iter().enumerate().map(|(index, node)| Cursor {
+    ) -> Result<impl Iterator<Item = Cursor<'n, 'c>> + use<'c, 'n, 'p>> {
+        let items = self.node.items().ok_or_else(|| self.wrong("a list"))?;
+        Ok(items.enumerate().map(|(index, node)| Cursor {
             node,
             at: At {
                 parent: Some(&self.at),
@@ -157,25 +151,16 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     pub(super) fn int(&self, first: i64, last: i64) -> Result<i64> {
-        match self.node {
-            Node::Int(value) if (first..=last).contains(value) => Ok(*value),
-            Node::Int(value) => Err(self.fault(Fault::Range {
-                value: *value,
-                first,
-                last,
-            })),
-            _ => Err(self.wrong("a whole number")),
+        match self.node.int() {
+            Some(value) if (first..=last).contains(&value) => Ok(value),
+            Some(value) => Err(self.fault(Fault::Range { value, first, last })),
+            None => Err(self.wrong("a whole number")),
         }
     }
 
     /// Text, or a scalar that someone forgot to quote.
     pub(super) fn scalar(&self) -> Result<String> {
-        match self.node {
-            Node::Text(text) => Ok(text.to_string()),
-            Node::Int(value) => Ok(value.to_string()),
-            Node::Bool(value) => Ok(value.to_string()),
-            _ => Err(self.wrong("text")),
-        }
+        self.node.scalar().ok_or_else(|| self.wrong("text"))
     }
 
     pub(super) fn unknown(&self, value: &str, expected: &'static str) -> FieldFault {

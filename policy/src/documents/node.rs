@@ -1,48 +1,156 @@
-//! A document as a tree, borrowed from its text where that is possible, with a budget against YAML bombs.
+//! A document as a tree on one tape, borrowed from its text where that is possible, with a budget against YAML bombs.
 
 use std::{borrow::Cow, cell::Cell, fmt};
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A value of a document.
+/// A value, or the head of one: what a list or a mapping holds follows it, up to the token numbered `end`. A mapping's
+/// keys are texts before their values.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node<'a> {
+enum Token<'a> {
     Null,
     Bool(bool),
     Int(i64),
     /// A float, or an integer beyond i64: nothing that a policy document holds.
     Number,
     Text(Cow<'a, str>),
-    List(Vec<Node<'a>>),
-    Map(Vec<(Cow<'a, str>, Node<'a>)>),
+    List {
+        end: usize,
+    },
+    Map {
+        end: usize,
+    },
 }
 
-impl Node<'_> {
-    pub(super) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Null => "nothing",
-            Self::Bool(_) => "true or false",
-            Self::Int(_) => "a whole number",
-            Self::Number => "a number out of range or with a fraction",
-            Self::Text(_) => "text",
-            Self::List(_) => "a list",
-            Self::Map(_) => "a mapping",
+/// The tape of one document.
+#[derive(Default)]
+pub(super) struct Tree<'a>(Vec<Token<'a>>);
+
+impl<'a> Tree<'a> {
+    /// Reads one value.
+    pub(super) fn read<D: Deserializer<'a>>(
+        deserializer: D,
+        budget: &Budget,
+    ) -> Result<Self, D::Error> {
+        let mut tree = Self::default();
+        Seed {
+            tokens: &mut tree.0,
+            budget,
         }
+        .deserialize(deserializer)?;
+        Ok(tree)
+    }
+
+    /// The whole value.
+    pub(super) fn root(&self) -> Node<'_> {
+        Node {
+            tokens: &self.0,
+            at: 0,
+        }
+    }
+}
+
+/// A value on a tape.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'t> {
+    tokens: &'t [Token<'t>],
+    at: usize,
+}
+
+impl<'t> Node<'t> {
+    fn token(self) -> &'t Token<'t> {
+        self.tokens.get(self.at).unwrap_or(&Token::Null)
+    }
+
+    /// Number of the token behind this value.
+    fn end(self) -> usize {
+        match self.token() {
+            Token::List { end } | Token::Map { end } => *end,
+            _ => self.at + 1,
+        }
+    }
+
+    pub(super) fn kind(self) -> &'static str {
+        match self.token() {
+            Token::Null => "nothing",
+            Token::Bool(_) => "true or false",
+            Token::Int(_) => "a whole number",
+            Token::Number => "a number out of range or with a fraction",
+            Token::Text(_) => "text",
+            Token::List { .. } => "a list",
+            Token::Map { .. } => "a mapping",
+        }
+    }
+
+    pub(super) fn is_null(self) -> bool {
+        matches!(self.token(), Token::Null)
+    }
+
+    pub(super) fn text(self) -> Option<&'t str> {
+        match self.token() {
+            Token::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn int(self) -> Option<i64> {
+        match self.token() {
+            Token::Int(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// Text, or a scalar that someone forgot to quote.
+    pub(super) fn scalar(self) -> Option<String> {
+        match self.token() {
+            Token::Text(text) => Some(text.to_string()),
+            Token::Int(value) => Some(value.to_string()),
+            Token::Bool(value) => Some(value.to_string()),
+            _ => None,
+        }
+    }
+
+    /// The values of a list.
+    pub(super) fn items(self) -> Option<impl Iterator<Item = Node<'t>>> {
+        let Token::List { end } = *self.token() else {
+            return None;
+        };
+        let mut at = self.at + 1;
+        Some(std::iter::from_fn(move || {
+            let node = (at < end).then_some(Node {
+                tokens: self.tokens,
+                at,
+            })?;
+            at = node.end();
+            Some(node)
+        }))
+    }
+
+    /// The entries of a mapping.
+    pub(super) fn entries(self) -> Option<impl Iterator<Item = (&'t str, Node<'t>)>> {
+        let Token::Map { end } = *self.token() else {
+            return None;
+        };
+        let mut at = self.at + 1;
+        Some(std::iter::from_fn(move || {
+            let key = (at < end).then_some(Node {
+                tokens: self.tokens,
+                at,
+            })?;
+            let value = Node {
+                tokens: self.tokens,
+                at: at + 1,
+            };
+            at = value.end();
+            Some((key.text().unwrap_or_default(), value))
+        }))
     }
 
     /// The first value under a key, without a look at repetitions.
-    pub(super) fn get(&self, key: &str) -> Option<&Self> {
-        match self {
-            Self::Map(entries) => entries.iter().find(|(k, _)| k == key).map(|(_, v)| v),
-            _ => None,
-        }
-    }
-
-    pub(super) fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
+    pub(super) fn get(self, key: &str) -> Option<Self> {
+        self.entries()?
+            .find(|(own, _)| *own == key)
+            .map(|(_, value)| value)
     }
 }
 
@@ -70,112 +178,135 @@ impl Budget {
     }
 }
 
-/// Reads one value.
-pub(super) struct Seed<'b>(pub(super) &'b Budget);
+/// Puts one value on the tape.
+struct Seed<'t, 'a, 'b> {
+    tokens: &'t mut Vec<Token<'a>>,
+    budget: &'b Budget,
+}
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
-    type Value = Node<'de>;
+impl<'a> Seed<'_, 'a, '_> {
+    fn put<E: de::Error>(self, token: Token<'a>, cost: usize) -> Result<(), E> {
+        self.budget.take(cost)?;
+        self.tokens.push(token);
+        Ok(())
+    }
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node<'de>, D::Error> {
+impl<'de> DeserializeSeed<'de> for Seed<'_, 'de, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
-    type Value = Node<'de>;
+impl<'de> Visitor<'de> for Seed<'_, 'de, '_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value without a tag")
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Node<'de>, E> {
-        self.0.take(1)?;
-        Ok(Node::Null)
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        self.put(Token::Null, 1)
     }
 
-    fn visit_none<E: de::Error>(self) -> Result<Node<'de>, E> {
-        self.visit_unit()
+    fn visit_none<E: de::Error>(self) -> Result<(), E> {
+        self.put(Token::Null, 1)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node<'de>, D::Error> {
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         self.deserialize(deserializer)
     }
 
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Node<'de>, E> {
-        self.0.take(1)?;
-        Ok(Node::Bool(value))
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+        self.put(Token::Bool(value), 1)
     }
 
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Node<'de>, E> {
-        self.0.take(1)?;
-        Ok(Node::Int(value))
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        self.put(Token::Int(value), 1)
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Node<'de>, E> {
-        self.0.take(1)?;
-        Ok(i64::try_from(value).map_or(Node::Number, Node::Int))
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
+        self.put(i64::try_from(value).map_or(Token::Number, Token::Int), 1)
     }
 
-    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Node<'de>, E> {
-        self.visit_f64(0.0)
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<(), E> {
+        self.put(Token::Number, 1)
     }
 
-    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Node<'de>, E> {
-        self.visit_f64(0.0)
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<(), E> {
+        self.put(Token::Number, 1)
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Node<'de>, E> {
-        self.0.take(1)?;
-        Ok(Node::Number)
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        self.put(Token::Number, 1)
     }
 
-    fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<Node<'de>, E> {
-        self.0.take(value.len().max(1))?;
-        Ok(Node::Text(Cow::Borrowed(value)))
+    fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<(), E> {
+        self.put(Token::Text(Cow::Borrowed(value)), value.len().max(1))
     }
 
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<Node<'de>, E> {
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<(), E> {
         self.visit_string(value.to_owned())
     }
 
-    fn visit_string<E: de::Error>(self, value: String) -> Result<Node<'de>, E> {
-        self.0.take(value.len().max(1))?;
-        Ok(Node::Text(Cow::Owned(value)))
+    fn visit_string<E: de::Error>(self, value: String) -> Result<(), E> {
+        let cost = value.len().max(1);
+        self.put(Token::Text(Cow::Owned(value)), cost)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node<'de>, A::Error> {
-        self.0.take(1)?;
-        let mut list = Vec::new();
-        while let Some(value) = access.next_element_seed(Seed(self.0))? {
-            list.push(value);
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        self.budget.take(1)?;
+        let head = self.tokens.len();
+        self.tokens.push(Token::Null);
+        while access
+            .next_element_seed(Seed {
+                tokens: self.tokens,
+                budget: self.budget,
+            })?
+            .is_some()
+        {}
+        self.tokens[head] = Token::List {
+            end: self.tokens.len(),
+        };
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        self.budget.take(1)?;
+        let head = self.tokens.len();
+        self.tokens.push(Token::Null);
+        loop {
+            let key = self.tokens.len();
+            if access
+                .next_key_seed(Seed {
+                    tokens: self.tokens,
+                    budget: self.budget,
+                })?
+                .is_none()
+            {
+                break;
+            }
+            // Scalars that are not text (`80: x`) become text, which no field of ours is.
+            if !matches!(self.tokens[key], Token::Text(_)) {
+                let Some(text) = (Node {
+                    tokens: self.tokens,
+                    at: key,
+                })
+                .scalar() else {
+                    return Err(de::Error::custom("a key is not a plain scalar"));
+                };
+                self.tokens[key] = Token::Text(Cow::Owned(text));
+            }
+            access.next_value_seed(Seed {
+                tokens: self.tokens,
+                budget: self.budget,
+            })?;
         }
-        Ok(Node::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node<'de>, A::Error> {
-        self.0.take(1)?;
-        let mut entries = Vec::new();
-        while let Some(key) = access.next_key_seed(Key(self.0))? {
-            entries.push((key, access.next_value_seed(Seed(self.0))?));
-        }
-        Ok(Node::Map(entries))
-    }
-}
-
-/// Reads a key; scalars that are not text (`80: x`) become text, which no field of ours is.
-struct Key<'b>(&'b Budget);
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
-        Ok(match Seed(self.0).deserialize(deserializer)? {
-            Node::Text(text) => text,
-            Node::Int(number) => Cow::Owned(number.to_string()),
-            Node::Bool(value) => Cow::Owned(value.to_string()),
-            Node::Null => Cow::Borrowed("null"),
-            Node::Number => Cow::Borrowed("a number"),
-            Node::List(_) | Node::Map(_) => return Err(de::Error::custom("a key is not a scalar")),
-        })
+        self.tokens[head] = Token::Map {
+            end: self.tokens.len(),
+        };
+        Ok(())
     }
 }

@@ -7,7 +7,6 @@ use super::{
     Part, PodName, PolicyRef, PortEntry, Ports, Protocol, Rule, Tier,
     cursor::{Cursor, Result},
     fault::Fault,
-    node::Node,
 };
 use crate::{
     prefix::Prefix,
@@ -289,10 +288,18 @@ struct Rules {
 
 /// Port lists that were seen, so that equal ones are stored once.
 #[derive(Default)]
-struct Lists(HashSet<Ports>);
+struct Lists {
+    seen: HashSet<Ports>,
+    /// The list that is being read.
+    entries: Vec<PortEntry>,
+    /// The one before: rules in a row mostly have the same.
+    last: Option<Ports>,
+}
 
 impl Lists {
-    fn share(&mut self, mut entries: Vec<PortEntry>) -> Ports {
+    /// The list that has been read, as one that is shared.
+    fn share(&mut self) -> Ports {
+        let entries = &mut self.entries;
         entries.sort_unstable();
         entries.dedup();
         if entries
@@ -301,11 +308,16 @@ impl Lists {
         {
             entries.clear();
         }
-        if let Some(known) = self.0.get(entries.as_slice()) {
-            return Arc::clone(known);
+        if let Some(last) = self.last.as_ref().filter(|last| ***last == **entries) {
+            return Arc::clone(last);
         }
-        let list: Ports = entries.into();
-        self.0.insert(Arc::clone(&list));
+        let known = self.seen.get(entries.as_slice()).cloned();
+        let list = known.unwrap_or_else(|| {
+            let list: Ports = entries.as_slice().into();
+            self.seen.insert(Arc::clone(&list));
+            list
+        });
+        self.last = Some(Arc::clone(&list));
         list
     }
 }
@@ -320,14 +332,12 @@ fn rules(root: &Cursor<'_, '_>, kind: Kind, key: &str, lists: &mut Lists) -> Res
     let Some(list) = spec.get(key)? else {
         return Ok(out);
     };
-    let items = list.items()?;
-    out.listed = items.len();
-    out.rules.reserve_exact(items.len());
-    for (index, entry) in items.enumerate() {
+    for (index, entry) in list.items()?.enumerate() {
+        out.listed += 1;
         if key == "egress"
             && entry
                 .get("domainName")?
-                .is_some_and(|d| d.node != &Node::Text("".into()))
+                .is_some_and(|d| d.node.text() != Some(""))
         {
             out.unsupported.push(format!("{}.domainName", entry.path()));
             continue;
@@ -368,10 +378,10 @@ fn rule(entry: &Cursor<'_, '_>, kind: Kind, index: u32, lists: &mut Lists) -> Re
         except.sort_unstable();
         except.dedup();
     }
-    let mut entries = Vec::new();
+    lists.entries.clear();
     if let Some(list) = entry.get("ports")? {
         for port in list.items()? {
-            entries.push(port_entry(&port, kind)?);
+            lists.entries.push(port_entry(&port, kind)?);
         }
     }
     let action = match kind {
@@ -392,7 +402,7 @@ fn rule(entry: &Cursor<'_, '_>, kind: Kind, index: u32, lists: &mut Lists) -> Re
         index,
         cidr,
         except: except.into(),
-        ports: lists.share(entries),
+        ports: lists.share(),
         action,
     })
 }

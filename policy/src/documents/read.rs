@@ -1,18 +1,24 @@
 //! A whole file: JSON or YAML, one document, several, or a `List`.
 
-use serde::de::DeserializeSeed;
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
     Broken, Document, DocumentError, Identity, Kind,
     broken::isolating,
     cursor::Cursor,
     fault::Fault,
-    node::{Budget, Node, Seed},
+    node::{Budget, Node, Tree},
     parse, split,
 };
 
 /// Largest file that is read; a policy of 60,000 peers with 24 port ranges each takes about half of it.
 pub const MAX_FILE_BYTES: usize = 128 << 20;
+
+/// Size from which a JSON list is cut into its items before they are read.
+const LARGE: usize = 2 << 20;
 
 /// Deepest nesting of brackets that is given to the YAML parser.
 const MAX_NESTING: usize = 256;
@@ -51,33 +57,18 @@ pub fn read(bytes: &[u8]) -> Reading {
         });
         return out;
     }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
-        Err(error) => {
-            out.refuse(Fault::Unreadable(format!(
-                "byte {} is not UTF-8",
-                error.valid_up_to()
-            )));
-            return out;
-        }
-    };
+    let text = text(bytes);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     // JSON is YAML too, but reads ten times as fast; what does not read as JSON gets its second chance.
-    if let Some(nodes) = text
-        .trim_start()
-        .starts_with(['{', '['])
-        .then(|| json(text))
-        .flatten()
-    {
-        for node in &nodes {
-            out.take(node, None);
-        }
+    if text.trim_start().starts_with(['{', '[']) && out.take_json(text, None).is_some() {
         return out;
     }
+    out = Reading::default();
     for part in split::documents(text) {
         match yaml(part) {
             // An empty document between two marks.
-            Ok(Node::Null) => {}
-            Ok(node) => out.take(&node, None),
+            Ok(tree) if tree.root().is_null() => {}
+            Ok(tree) => out.take(tree.root(), None),
             Err(fault) => out.refuse(fault),
         }
     }
@@ -85,39 +76,74 @@ pub fn read(bytes: &[u8]) -> Reading {
     out
 }
 
-/// One or several JSON values in a row; `None` where any is not JSON.
-fn json(text: &str) -> Option<Vec<Node<'_>>> {
-    let budget = Budget::of_text(text.len());
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let mut nodes = Vec::new();
-    loop {
-        nodes.push(Seed(&budget).deserialize(&mut deserializer).ok()?);
-        if deserializer.end().is_ok() {
-            break;
-        }
+/// The bytes as text. What is not UTF-8 becomes NUL, which neither JSON nor YAML takes: it breaks its own document only.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => bytes
+            .utf8_chunks()
+            .flat_map(|chunk| {
+                [
+                    chunk.valid(),
+                    if chunk.invalid().is_empty() { "" } else { "\0" },
+                ]
+            })
+            .collect(),
     }
-    Some(nodes)
 }
 
-fn yaml(part: &str) -> Result<Node<'_>, Fault> {
+/// The part of a JSON value that tells whether it is a list.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+fn yaml(part: &str) -> Result<Tree<'_>, Fault> {
     // The parser's time grows with the square of the nesting, and only then does it refuse.
     if split::nesting(part) > MAX_NESTING {
         return Err(Fault::Nested(MAX_NESTING));
     }
     let budget = Budget::of_text(part.len());
-    Seed(&budget)
-        .deserialize(serde_norway::Deserializer::from_str(part))
-        .map_err(|error| {
-            if budget.spent() {
-                Fault::Unfolds
-            } else {
-                Fault::Unreadable(error.to_string())
-            }
-        })
+    Tree::read(serde_norway::Deserializer::from_str(part), &budget).map_err(|error| {
+        if budget.spent() {
+            Fault::Unfolds
+        } else {
+            Fault::Unreadable(error.to_string())
+        }
+    })
 }
 
 impl Reading {
-    fn take(&mut self, node: &Node<'_>, implied: Option<Kind>) {
+    /// Takes one or several JSON values in a row; `None` where any is not JSON.
+    fn take_json(&mut self, text: &str, implied: Option<Kind>) -> Option<()> {
+        // A large list is read item by item, so that it needs no large tree.
+        if text.len() > LARGE
+            && let Ok(Head {
+                kind: Some(kind),
+                items: Some(items),
+            }) = serde_json::from_str(text)
+            && let Some(of_items) = list_kind(&kind)
+        {
+            self.listed = true;
+            return items
+                .iter()
+                .try_for_each(|item| self.take_json(item.get(), of_items.or(implied)));
+        }
+        let budget = Budget::of_text(text.len());
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        loop {
+            let tree = Tree::read(&mut deserializer, &budget).ok()?;
+            self.take(tree.root(), implied);
+            if deserializer.end().is_ok() {
+                return Some(());
+            }
+        }
+    }
+
+    fn take(&mut self, node: Node<'_>, implied: Option<Kind>) {
         if let Some((kind, items)) = list(node) {
             self.listed = true;
             for item in items {
@@ -126,8 +152,7 @@ impl Reading {
             return;
         }
         let index = self.documents.len();
-        let result = document(node, implied, index);
-        self.documents.push(result);
+        self.documents.push(document(node, implied, index));
     }
 
     fn refuse(&mut self, fault: Fault) {
@@ -146,22 +171,27 @@ impl Reading {
     }
 }
 
-/// The items of a `List`, and their kind where the list is typed (its items often have none).
-fn list<'n>(node: &'n Node<'n>) -> Option<(Option<Kind>, &'n [Node<'n>])> {
-    let kind = match node.get("kind")?.text()? {
-        "List" => None,
-        "PolicyEndpointList" => Some(Kind::PolicyEndpoint),
-        "ClusterPolicyEndpointList" => Some(Kind::ClusterPolicyEndpoint),
-        _ => return None,
-    };
-    match node.get("items") {
-        None | Some(Node::Null) => Some((kind, &[])),
-        Some(Node::List(items)) => Some((kind, items)),
-        Some(_) => None,
+/// What a list's kind says of its items, which in a typed list often have none; `None` = not a list.
+fn list_kind(kind: &str) -> Option<Option<Kind>> {
+    match kind {
+        "List" => Some(None),
+        "PolicyEndpointList" => Some(Some(Kind::PolicyEndpoint)),
+        "ClusterPolicyEndpointList" => Some(Some(Kind::ClusterPolicyEndpoint)),
+        _ => None,
     }
 }
 
-fn document(node: &Node<'_>, implied: Option<Kind>, index: usize) -> Result<Document, Box<Broken>> {
+/// The items of a `List`, and their kind.
+fn list<'n>(node: Node<'n>) -> Option<(Option<Kind>, Vec<Node<'n>>)> {
+    let root = Cursor::root(node);
+    let kind = list_kind(root.get("kind").ok()??.text().ok()?)?;
+    match root.get("items").ok()? {
+        None => Some((kind, Vec::new())),
+        Some(items) => Some((kind, items.node.items()?.collect())),
+    }
+}
+
+fn document(node: Node<'_>, implied: Option<Kind>, index: usize) -> Result<Document, Box<Broken>> {
     let root = Cursor::root(node);
     let mut identity = None;
     let fault = match parse::kind(&root, implied) {

@@ -569,14 +569,32 @@ fn bombs_and_rubbish() {
     ] {
         assert!(read(text.as_bytes()).good().next().is_none());
     }
-    let reading = read(&[b'a', 0xff]);
-    assert!(
-        reading.documents[0]
-            .as_ref()
-            .unwrap_err()
-            .error
-            .to_string()
-            .contains("byte 1 is not UTF-8")
+    // What is not UTF-8 breaks its own document.
+    let mut bytes = format!(
+        "{HEAD}metadata: {{name: a}}
+spec: {{}}
+---
+{HEAD}metadata: {{name: x"
+    )
+    .into_bytes();
+    bytes.extend([0xff, 0xfe]);
+    bytes.extend(
+        format!(
+            "}}
+spec: {{}}
+---
+{HEAD}metadata: {{name: c}}
+spec: {{}}"
+        )
+        .bytes(),
+    );
+    let reading = read(&bytes);
+    assert_eq!(
+        (
+            reading.good().count(),
+            reading.broken().map(|b| b.index).collect::<Vec<_>>()
+        ),
+        (2, vec![1])
     );
     // Cut off anywhere: never a panic.
     for end in 0..REAL.len() {
