@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use verdict::layout::Direction;
 
-use crate::hostnet::{self, Bandwidth, Clsact, Flaw, Hook, ProgramIds, QdiscKind, tcx};
+use crate::hostnet::{self, Bandwidth, Clsact, FILTER_HANDLE, FILTER_PRIORITY, Flaw, Hook, ProgramIds, QdiscKind, tcx};
 use crate::kernel::{self, KernelVersion};
 use crate::load::{PROGRAM_EGRESS, PROGRAM_INGRESS};
 use crate::pins::Pins;
@@ -78,14 +78,21 @@ pub struct Programs {
     ids: ProgramIds,
 }
 
-/// What attaching did, for its undo.
+/// What attaching did, for its undo: only what this call made is taken off again.
 #[derive(Debug)]
 pub struct Attached {
     ifindex: u32,
     /// How it is attached.
     pub mode: AttachMode,
     made_qdisc: bool,
+    made: Vec<Direction>,
     replaced: Option<Bandwidth>,
+}
+
+impl Attached {
+    fn new(ifindex: u32, mode: AttachMode) -> Self {
+        Self { ifindex, mode, made_qdisc: false, made: Vec::new(), replaced: None }
+    }
 }
 
 const HOOKS: [(Hook, Direction); 2] = [(Hook::Egress, Direction::Ingress), (Hook::Ingress, Direction::Egress)];
@@ -122,11 +129,15 @@ impl Programs {
         }
     }
 
-    /// Attaches both programs and reads them back. A repeated call renews the attachment in place.
+    /// Attaches both programs and reads them back. Where they are in force already there is nothing to do; what is
+    /// there but not right is put right in place.
     ///
     /// # Errors
-    /// If they would not be the first to run; what was done is undone then.
+    /// If they would not be the first to run; what this call made is undone then.
     pub fn attach(&self, ifindex: u32, mode: AttachMode) -> Result<Attached, Error> {
+        if self.verify(ifindex, mode)?.is_none() {
+            return Ok(Attached::new(ifindex, mode));
+        }
         let attached = match mode {
             AttachMode::Tcx => self.attach_tcx(ifindex)?,
             AttachMode::Clsact => self.attach_clsact(ifindex)?,
@@ -155,15 +166,12 @@ impl Programs {
         })
     }
 
-    /// Takes an attachment off again: the undo of [`Self::attach`].
+    /// Takes off what [`Self::attach`] made: its undo.
     ///
     /// # Errors
     /// The first failure; the rest is tried all the same.
     pub fn detach(&self, attached: &Attached) -> Result<(), Error> {
         let ifindex = attached.ifindex;
-        if attached.mode == AttachMode::Tcx {
-            return self.forget_links(ifindex);
-        }
         if let Some(bandwidth) = &attached.replaced {
             return Ok(bandwidth.restore()?);
         }
@@ -171,8 +179,13 @@ impl Programs {
             return Ok(hostnet::del_clsact(ifindex)?);
         }
         let mut first = Ok(());
-        for (hook, _) in HOOKS {
-            first = first.and(hostnet::del_filter(ifindex, hook).map_err(Error::from));
+        for (hook, direction) in HOOKS {
+            if attached.made.contains(&direction) {
+                first = first.and(match attached.mode {
+                    AttachMode::Clsact => hostnet::del_filter(ifindex, hook).map_err(Error::from),
+                    AttachMode::Tcx => self.forget_link(ifindex, direction),
+                });
+            }
         }
         first
     }
@@ -182,18 +195,19 @@ impl Programs {
     /// # Errors
     /// If a pin cannot be removed.
     pub fn forget_links(&self, ifindex: u32) -> Result<(), Error> {
-        for (_, direction) in HOOKS {
-            let path = self.pins.link(ifindex, direction);
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(Error::Pin { path, source }),
-                _ => {}
-            }
+        HOOKS.into_iter().try_for_each(|(_, direction)| self.forget_link(ifindex, direction))
+    }
+
+    fn forget_link(&self, ifindex: u32, direction: Direction) -> Result<(), Error> {
+        let path = self.pins.link(ifindex, direction);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Pin { path, source }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn attach_clsact(&self, ifindex: u32) -> Result<Attached, Error> {
-        let mut attached = Attached { ifindex, mode: AttachMode::Clsact, made_qdisc: false, replaced: None };
+        let mut attached = Attached::new(ifindex, AttachMode::Clsact);
         match hostnet::ensure_clsact(ifindex) {
             Ok(made) => attached.made_qdisc = made == Clsact::Created,
             Err(hostnet::Error::QdiscInTheWay { kind: QdiscKind::Ingress, .. }) => {
@@ -202,22 +216,26 @@ impl Programs {
             Err(e) => return Err(e.into()),
         }
         for (hook, direction) in HOOKS {
-            if let Err(e) = hostnet::put_filter(ifindex, hook, self.at(direction), FILTER_NAME) {
-                let _ = self.detach(&attached);
-                return self.tcx_instead(ifindex, e.into());
+            let there = !attached.made_qdisc && has_ours(ifindex, hook)?;
+            match hostnet::put_filter(ifindex, hook, self.at(direction), FILTER_NAME) {
+                Ok(()) if !there => attached.made.push(direction),
+                Ok(()) => {}
+                Err(e) => return self.tcx_instead(&attached, e.into()),
             }
         }
         // An earlier filter: from 6.6 TCX runs before it; below, there is no place in front of it.
-        if let Some(flaw @ Flaw::InFront { .. }) = hostnet::check_clsact(ifindex, self.ids)? {
-            let _ = self.detach(&attached);
-            return self.tcx_instead(ifindex, Error::ReadBack { ifindex, flaw });
+        match hostnet::check_clsact(ifindex, self.ids)? {
+            Some(flaw @ Flaw::InFront { .. }) => self.tcx_instead(&attached, Error::ReadBack { ifindex, flaw }),
+            _ => Ok(attached),
         }
-        Ok(attached)
     }
 
-    /// Another user's filter or qdisc stands first: TCX runs before both, where the kernel has it.
-    fn tcx_instead(&self, ifindex: u32, cause: Error) -> Result<Attached, Error> {
-        if tcx::supported() { self.attach_tcx(ifindex) } else { Err(cause) }
+    /// Another user's filter stands first: TCX runs before it, where the kernel has it. The filters that this call made
+    /// go when the links are in force, so that no packet meets neither.
+    fn tcx_instead(&self, filters: &Attached, cause: Error) -> Result<Attached, Error> {
+        let result = if tcx::supported() { self.attach_tcx(filters.ifindex) } else { Err(cause) };
+        let _ = self.detach(filters);
+        result
     }
 
     fn attach_beside_ingress_qdisc(&self, ifindex: u32) -> Result<Attached, Error> {
@@ -229,34 +247,46 @@ impl Programs {
         };
         let (to_pod, from_pod) = (self.at(Direction::Ingress), self.at(Direction::Egress));
         bandwidth.replace(from_pod, to_pod, FILTER_NAME)?;
-        Ok(Attached { ifindex, mode: AttachMode::Clsact, made_qdisc: false, replaced: Some(bandwidth) })
+        Ok(Attached { replaced: Some(bandwidth), ..Attached::new(ifindex, AttachMode::Clsact) })
     }
 
     fn attach_tcx(&self, ifindex: u32) -> Result<Attached, Error> {
         if !tcx::supported() {
             return Err(Error::NoTcx { found: KernelVersion::running()? });
         }
-        let attached = Attached { ifindex, mode: AttachMode::Tcx, made_qdisc: false, replaced: None };
+        let mut attached = Attached::new(ifindex, AttachMode::Tcx);
         for (hook, direction) in HOOKS {
-            if let Err(e) = self.put_link(ifindex, hook, direction) {
-                let _ = self.detach(&attached);
-                return Err(e);
+            match self.put_link(ifindex, hook, direction) {
+                Ok(true) => attached.made.push(direction),
+                Ok(false) => {}
+                Err(e) => {
+                    let _ = self.detach(&attached);
+                    return Err(e);
+                }
             }
         }
         Ok(attached)
     }
 
-    /// A link that is pinned and alive is updated in place; otherwise a new one is made and given to its pin.
-    fn put_link(&self, ifindex: u32, hook: Hook, direction: Direction) -> Result<(), Error> {
+    /// A link that is pinned and alive is updated in place (false); otherwise a new one is made and given to its pin.
+    fn put_link(&self, ifindex: u32, hook: Hook, direction: Direction) -> Result<bool, Error> {
         let path = self.pins.link(ifindex, direction);
         if let Ok(link) = tcx::open_pin(&path) {
             let alive = tcx::link_info(link.as_fd()).is_ok_and(|i| i.ifindex == Some(ifindex) && i.hook == hook);
             if alive {
-                return Ok(tcx::update(link.as_fd(), self.at(direction))?);
+                tcx::update(link.as_fd(), self.at(direction))?;
+                return Ok(false);
             }
             fs::remove_file(&path).map_err(|source| Error::Pin { path: path.clone(), source })?;
         }
         let link = tcx::attach(ifindex, hook, self.at(direction))?;
-        tcx::pin(link.as_fd(), &path).map_err(|source| Error::Pin { path, source })
+        tcx::pin(link.as_fd(), &path).map_err(|source| Error::Pin { path, source })?;
+        Ok(true)
     }
+}
+
+/// Whether our filter stands at the hook already.
+fn has_ours(ifindex: u32, hook: Hook) -> Result<bool, Error> {
+    let filters = hostnet::filters(ifindex, hook)?;
+    Ok(filters.iter().any(|f| f.priority == FILTER_PRIORITY && f.handle == FILTER_HANDLE))
 }
