@@ -37,11 +37,7 @@ pub fn del(request: &DelRequest) -> Result<(), Error> {
             ));
         }
     }
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Left { failures })
-    }
+    Error::left(failures)
 }
 
 /// Removes one endpoint: the row of that very life, so that a newer endpoint of the interface stays, then the record.

@@ -38,6 +38,9 @@ pub enum Error {
     /// The attachment.
     #[error(transparent)]
     Attach(#[from] enforcer::attach::Error),
+    /// What is left over cannot be told.
+    #[error(transparent)]
+    Leftovers(#[from] enforcer::leftovers::Error),
     /// CHECK: what stands is not what was made.
     #[error("check {attachment}: {}", differences.join("; "))]
     Differs {
@@ -82,6 +85,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// An error of what could not be removed, if there is any.
+    ///
+    /// # Errors
+    /// [`Error::Left`], unless `failures` is empty.
+    pub fn left(failures: Vec<String>) -> Result<(), Self> {
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Self::Left { failures })
+        }
+    }
+
     /// The same, with what could not be undone after it.
     #[must_use]
     pub fn with_undo(self, failures: Vec<String>) -> Self {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use enforcer::hostnet;
+use enforcer::leftovers;
 use state::{Locked, Record, Store};
 
 use crate::{
@@ -29,39 +29,37 @@ pub fn gc(request: &GcRequest) -> Result<(), Error> {
     }
 }
 
+/// What the kernel shows to be gone, of any network: the companion's scan, run once.
+fn remove_gone(request: &GcRequest, store: &Store) -> Result<(), Error> {
+    let bpf_dir = &request.places.bpf_dir;
+    let found = leftovers::describe(store, bpf_dir)?;
+    for leftover in found.iter().filter(|leftover| !leftover.is_dust()) {
+        tracing::info!("{leftover}");
+    }
+    let failures = leftovers::remove(store, bpf_dir, &found);
+    let texts = failures
+        .iter()
+        .map(|(leftover, error)| format!("{leftover}: {error}"));
+    Error::left(texts.collect())
+}
+
 fn remove_unnamed(
     request: &GcRequest,
     store: &Store,
     valid: &BTreeSet<Attachment>,
 ) -> Result<(), Error> {
-    remove_where(request, store, |record| {
+    let records = store.records()?;
+    let is_unused = |record: &&Record| {
         let container_id = record.container_id.clone();
         let attachment = Attachment {
             container_id,
             ifname: record.cni_ifname.clone(),
         };
-        Ok(record.network == request.network && !valid.contains(&attachment))
-    })
-}
-
-fn remove_gone(request: &GcRequest, store: &Store) -> Result<(), Error> {
-    remove_where(request, store, |record| {
-        Ok(record.boot_id != store.boot_id() || hostnet::link_by_index(record.ifindex)?.is_none())
-    })
-}
-
-fn remove_where(
-    request: &GcRequest,
-    store: &Store,
-    is_unused: impl Fn(&Record) -> Result<bool, Error>,
-) -> Result<(), Error> {
-    let records = store.records()?;
+        record.network == request.network && !valid.contains(&attachment)
+    };
     let mut failures = Vec::new();
-    for record in records.good.iter().chain(&records.stale) {
-        if !is_unused(record)? {
-            continue;
-        }
-        // For each anew, so that an ADD that waits comes in between.
+    for record in records.good.iter().chain(&records.stale).filter(is_unused) {
+        // The lock for each anew, so that an ADD that waits comes in between.
         let locked = store.lock(LOCK_TIMEOUT)?;
         if let Err(error) = remove_if_same(request, &locked, record) {
             failures.push(format!(
@@ -70,11 +68,7 @@ fn remove_where(
             ));
         }
     }
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Left { failures })
-    }
+    Error::left(failures)
 }
 
 /// Removes the endpoint unless, since it was listed, an ADD has put another into its place.
