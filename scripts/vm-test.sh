@@ -22,15 +22,17 @@ if [ ! -e "$kernel" ] || ! command -v vng >/dev/null; then
   [ -e "$kernel" ] || "$PODGATE_ROOT/scripts/fetch-kernel.sh" "$series"
 fi
 
-# The test executables that have tests for other kernels, one a line: the machine has no cargo, and no time for one.
+# One line a test executable that has tests for other kernels, with their names: the machine has no cargo, and no time for
+# executables that have none.
 kernel_tests() {
   cd "$PODGATE_ROOT"
   cargo build --locked --release --quiet
-  local executables executable
+  local executables executable names
   executables=$(cargo test --locked --workspace --no-run --quiet --message-format=json-render-diagnostics |
     jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | .executable')
   for executable in $executables; do
-    if "$executable" kernel_ --list --format terse | grep -q ': test$'; then say "$executable"; fi
+    names=$("$executable" kernel_ --list --format terse | sed -n '/^\(.*::\)\{0,1\}kernel_[^:]*: test$/s/: test$//p' | paste -sd' ')
+    [ -z "$names" ] || say "$executable --exact $names"
   done
 }
 
@@ -62,8 +64,8 @@ GUEST
     printf '\nstatus=$?\n'
   else
     echo 'status=0'
-    while read -r executable; do
-      printf '%q kernel_ --test-threads=1 || status=$?\n' "$executable"
+    while read -r line; do
+      say "$line --test-threads=1 || status=\$?"
     done <<<"$tests"
   fi
   # shellcheck disable=SC2016 # $status is the machine's
