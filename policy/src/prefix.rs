@@ -177,6 +177,33 @@ impl Prefix {
     }
 }
 
+/// Of blocks in their order, each once: which have no address of their own, because smaller ones in the list cover them.
+pub(crate) fn hollow(blocks: impl IntoIterator<Item = Prefix>) -> Vec<bool> {
+    // A block of length 0 has more addresses than a number can say; two halves never leave it hollow here.
+    let size = |block: &Prefix| {
+        1u128
+            .checked_shl(u32::from(block.family.bits() - block.len))
+            .unwrap_or(0)
+    };
+    let mut out = Vec::new();
+    let mut open: Vec<(usize, Prefix, u128)> = Vec::new();
+    for (place, block) in blocks.into_iter().enumerate() {
+        out.push(false);
+        while let Some((done, outer, covered)) = open.pop_if(|(_, outer, _)| !outer.covers(&block))
+        {
+            out[done] = covered != 0 && covered == size(&outer);
+        }
+        if let Some((.., covered)) = open.last_mut() {
+            *covered = covered.wrapping_add(size(&block));
+        }
+        open.push((place, block, 0));
+    }
+    for (done, outer, covered) in open {
+        out[done] = covered != 0 && covered == size(&outer);
+    }
+    out
+}
+
 const fn mask(len: u8) -> u128 {
     match len {
         0 => 0,
@@ -326,6 +353,33 @@ mod tests {
                 "::/0"
             ]
         );
+    }
+
+    #[test]
+    fn hollow_blocks() {
+        let list = [
+            "10.0.0.0/30",
+            "10.0.0.0/31",
+            "10.0.0.0/32",
+            "10.0.0.1/32",
+            "10.0.0.2/31",
+            "10.0.0.3/32",
+            "::/1",
+            "::/2",
+            "4000::/2",
+            "8000::/1",
+        ];
+        assert_eq!(
+            hollow(list.map(p)),
+            [
+                true, true, false, false, false, false, true, false, false, false
+            ]
+        );
+        assert_eq!(
+            hollow(["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"].map(p)),
+            [true, false, false]
+        );
+        assert_eq!(hollow(["::/0", "::/1", "8000::/1"].map(p)), [false; 3]);
     }
 
     #[test]

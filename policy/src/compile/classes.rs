@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::groups::{GroupId, Groups};
 use crate::{
-    prefix::{Family, Prefix},
+    prefix::{Family, Prefix, hollow},
     tables::ClassIndex,
 };
 
@@ -17,6 +17,7 @@ pub(super) struct Classes {
     pub(super) peers: Vec<(Prefix, ClassIndex)>,
     /// Per class, where it differs from its family's everything-block.
     differences: Vec<Box<[GroupId]>>,
+    count: u32,
     /// Per family: groups that hold its everything-block.
     everywhere: [Vec<bool>; 2],
     /// Per family and group: classes that differ in it.
@@ -44,6 +45,7 @@ impl Classes {
         let mut out = Self {
             peers: Vec::new(),
             differences: vec![Box::default()],
+            count: 1,
             everywhere: Default::default(),
             toggled: [vec![Vec::new(); count], vec![Vec::new(); count]],
         };
@@ -54,12 +56,49 @@ impl Classes {
             out.everywhere[family as usize] = vec![false; count];
             Walk::new(groups, family, &mut out).run(events);
         }
+        out.tidy();
         out
     }
 
+    /// Leaves out blocks that smaller ones cover entirely, and then those that have the class of what surrounds them; and
+    /// numbers the classes that are left in the order of their first block.
+    fn tidy(&mut self) {
+        let hollow = hollow(self.peers.iter().map(|(at, _)| *at));
+        let mut numbers = vec![None; self.differences.len()];
+        numbers[0] = Some(ClassIndex::REST);
+        let mut left = 1;
+        let mut open: Vec<(Prefix, ClassIndex)> = Vec::new();
+        let mut place = 0;
+        self.peers.retain_mut(|(at, class)| {
+            place += 1;
+            if hollow[place - 1] {
+                return false;
+            }
+            while open.pop_if(|(outer, _)| !outer.covers(at)).is_some() {}
+            let number = *numbers[class.0 as usize].get_or_insert_with(|| {
+                left += 1;
+                ClassIndex(left - 1)
+            });
+            if number == open.last().map_or(ClassIndex::REST, |(_, around)| *around) {
+                return false;
+            }
+            open.push((*at, number));
+            *class = number;
+            true
+        });
+        for classes in self.toggled.iter_mut().flatten() {
+            classes.retain_mut(|class| {
+                numbers[class.0 as usize]
+                    .map(|number| *class = number)
+                    .is_some()
+            });
+        }
+        self.count = left;
+    }
+
     /// Number of classes, class 0 among them.
-    pub(super) fn count(&self) -> u32 {
-        self.differences.len() as u32
+    pub(super) const fn count(&self) -> u32 {
+        self.count
     }
 
     /// Whether the group holds the family's everything-block.

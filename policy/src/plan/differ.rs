@@ -116,10 +116,10 @@ impl<'a> Differ<'a> {
             };
             let fresh = !self.used.contains(&target);
             for (key, map) in &set.rules {
-                let final_class = canonical
-                    .get(&(key.family, key.class))
-                    .copied()
-                    .unwrap_or(ClassId(0));
+                // A class that no address has needs no rules.
+                let Some(&final_class) = canonical.get(&(key.family, key.class)) else {
+                    continue;
+                };
                 let mut ids: BTreeSet<ClassId> = BTreeSet::from([final_class]);
                 // What stands for everybody else needs no entry of its own.
                 if fresh && key.class != ClassIndex::REST {
@@ -351,7 +351,8 @@ impl<'a> Differ<'a> {
                     .push(*set);
             }
         }
-        let mut taken: BTreeSet<ClassId> = &self.regions.classes() | &self.live.resting.classes;
+        let mut taken: BTreeSet<ClassId> = self.live.peers.values().copied().collect();
+        taken.extend(&self.live.resting.classes);
         taken.extend(
             self.live
                 .sets
@@ -425,6 +426,21 @@ impl<'a> Differ<'a> {
         for region in &self.regions.all {
             let family = region.prefix.family();
             let pair = (family, region.old, region.new);
+            let class = canonical.get(&(family, region.new)).copied();
+            if region.hollow {
+                // It says nothing to anybody before the smaller blocks are deleted.
+                match (region.in_new, class) {
+                    (true, Some(class)) if !region.in_old || class != region.old => {
+                        moves.push(Write::PutPeer {
+                            prefix: region.prefix,
+                            class,
+                        });
+                    }
+                    (false, _) => deletes.push(region.prefix),
+                    _ => {}
+                }
+                continue;
+            }
             let meanwhile = if self.regions.is_home(family, region.old, region.new) {
                 region.old
             } else {
@@ -440,11 +456,7 @@ impl<'a> Differ<'a> {
                 deletes.push(region.prefix);
                 continue;
             }
-            let class = canonical
-                .get(&(family, region.new))
-                .copied()
-                .unwrap_or_default();
-            if class != meanwhile {
+            if let Some(class) = class.filter(|class| *class != meanwhile) {
                 moves.push(Write::PutPeer {
                     prefix: region.prefix,
                     class,

@@ -1,10 +1,10 @@
 //! Old and new blocks side by side: where an address was and where it is to be.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use super::live::{ClassId, Live};
 use crate::{
-    prefix::{Family, Prefix},
+    prefix::{Family, Prefix, hollow},
     tables::{ClassIndex, Tables},
 };
 
@@ -16,6 +16,8 @@ pub(super) struct Region {
     pub(super) new: ClassIndex,
     pub(super) in_old: bool,
     pub(super) in_new: bool,
+    /// Smaller blocks cover it: what it says holds for no address until they go.
+    pub(super) hollow: bool,
 }
 
 /// A kernel's class of one family. Rules name the family, so that one number in two families is two classes.
@@ -46,8 +48,10 @@ impl Regions {
         }
         // Neighbours mostly are of one pair: count runs.
         for run in all.chunk_by(|a, b| pair(a) == pair(b)) {
-            *counts.entry(pair(&run[0])).or_default() +=
-                run.iter().filter(|r| r.in_old).count() as u32;
+            if run.iter().any(|region| !region.hollow) {
+                let blocks = run.iter().filter(|region| region.in_old && !region.hollow);
+                *counts.entry(pair(&run[0])).or_default() += blocks.count() as u32;
+            }
         }
         let pairs: BTreeMap<_, _> = counts.into_iter().collect();
         let mut out = Self {
@@ -105,11 +109,6 @@ impl Regions {
             .copied()
             .filter(move |old| self.is_home(family, *old, new))
     }
-
-    /// Every class number that a peer has.
-    pub(super) fn classes(&self) -> BTreeSet<ClassId> {
-        self.pairs.keys().map(|(_, old, _)| *old).collect()
-    }
 }
 
 fn pair(region: &Region) -> (Family, ClassId, ClassIndex) {
@@ -123,7 +122,7 @@ fn merge(live: &Live, tables: &Tables) -> Vec<Region> {
     let mut open: Vec<(Prefix, ClassId, ClassIndex)> = Vec::new();
     loop {
         let prefix = match (old.peek(), new.peek()) {
-            (None, None) => return all,
+            (None, None) => break,
             (Some((p, _)), None) => **p,
             (None, Some((q, _))) => *q,
             (Some((p, _)), Some((q, _))) => *(*p).min(q),
@@ -140,8 +139,14 @@ fn merge(live: &Live, tables: &Tables) -> Vec<Region> {
             new: is.unwrap_or(new_around),
             in_old: was.is_some(),
             in_new: is.is_some(),
+            hollow: false,
         };
         open.push((prefix, region.old, region.new));
         all.push(region);
     }
+    let hollow = hollow(all.iter().map(|region| region.prefix));
+    for (region, hollow) in all.iter_mut().zip(hollow) {
+        region.hollow = hollow;
+    }
+    all
 }

@@ -291,3 +291,78 @@ proptest! {
         }
     }
 }
+
+/// A pod with one rule, whose blocks are given.
+fn with_blocks(blocks: &[&str]) -> Vec<Arc<Document>> {
+    let rules: Vec<_> = blocks
+        .iter()
+        .map(|block| format!("{{cidr: {block}}}"))
+        .collect();
+    let text = format!(
+        "apiVersion: networking.k8s.aws/v1alpha1\nkind: PolicyEndpoint\nmetadata: {{name: p}}\nspec:\n  \
+         podSelectorEndpoints: [{{name: pod-0}}]\n  ingress: [{}]\n",
+        rules.join(", ")
+    );
+    crate::documents::read(text.as_bytes())
+        .good()
+        .cloned()
+        .map(Arc::new)
+        .collect()
+}
+
+/// Takes a node through versions of a document; gives the number of writes and of new epochs of the last.
+fn change(versions: &[&[&str]]) -> (usize, usize) {
+    let endpoints = testing::endpoints();
+    let mut live = Live::default();
+    let mut last = (0, 0);
+    for blocks in versions {
+        let tables = tables(&with_blocks(blocks), &endpoints);
+        let plan = plan(&live, &tables);
+        run(&mut live, &tables, &plan, usize::MAX);
+        same_as_fresh(&live, &tables);
+        let epochs = plan
+            .words
+            .iter()
+            .filter(|w| {
+                matches!(
+                    w,
+                    Write::PutWord {
+                        new_epoch: true,
+                        ..
+                    }
+                )
+            })
+            .count();
+        last = (plan.len(), epochs);
+    }
+    last
+}
+
+#[test]
+fn the_same_addresses_in_other_blocks_are_no_change() {
+    assert_eq!(
+        change(&[&["10.0.0.0/31"], &["10.0.0.0/32", "10.0.0.1/32"]]).1,
+        0
+    );
+    assert_eq!(
+        change(&[&["10.0.0.0/32", "10.0.0.1/32"], &["10.0.0.0/31"]]).1,
+        0
+    );
+    assert_eq!(
+        change(&[&["10.0.0.0/24"], &["10.0.0.0/24", "10.0.0.7"]]),
+        (0, 0),
+        "a block within a block of the same rule"
+    );
+    assert_eq!(change(&[&["10.0.0.0/31"], &["10.0.0.0/32"]]).1, 1);
+}
+
+#[test]
+fn writes_follow_the_change() {
+    let blocks: Vec<String> = (0..200).map(|i| format!("10.0.1.{i}")).collect();
+    let before: Vec<&str> = blocks.iter().map(String::as_str).collect();
+    let after = [&before[..], &["10.0.2.1"]].concat();
+    // The rule under two classes, the peer, the word; then the peer's final class, and two rules gone.
+    assert_eq!(change(&[&before, &after]), (7, 1));
+    assert_eq!(change(&[&after, &before]), (7, 1));
+    assert_eq!(change(&[&before, &before]), (0, 0));
+}
