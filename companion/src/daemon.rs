@@ -1,6 +1,7 @@
 //! The process: locks, threads, watchers, signals.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engine::{Engine, Message, Options};
 use crate::flags::Flags;
-use crate::logging;
+use crate::shared::Shared;
+use crate::{events, http, logging};
 
 /// Something that failed is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -89,8 +91,13 @@ pub fn run(flags: Flags) -> Result<(), Error> {
         bpf_dir: flags.bpf_dir.clone(),
         suspended: !flags.enable_network_policy,
         events: flags.enable_policy_event_logs,
+        sweep: Duration::from_secs(flags.conntrack_cache_cleanup_period.into()),
     };
-    let engine = Engine::new(store.clone(), options, ask_grace);
+    let shared = Arc::new(Shared::default());
+    shared.update(|known| known.unready = Some("starting".into()));
+    // Dropped at the end: the thread ends with it.
+    let _events = flags.enable_policy_event_logs.then(|| events_thread(&shared, &flags)).transpose()?;
+    let engine = Engine::new(store.clone(), options, Arc::clone(&shared), ask_grace);
     let engine = thread::Builder::new()
         .name("engine".into())
         .spawn(move || engine.run(&inbox))
@@ -101,7 +108,13 @@ pub fn run(flags: Flags) -> Result<(), Error> {
         .build()
         .map_err(|source| Error::System { verb: "start runtime", source })?;
     store_thread(watcher, to_engine.clone())?;
-    let ended = runtime.block_on(serve(&to_engine));
+    let ended = runtime.block_on(async {
+        let metrics = http::metrics_router(Arc::clone(&shared), flags.bpf_dir.clone());
+        tokio::spawn(http::serve("metrics", flags.metrics_bind_addr.clone(), metrics));
+        let health = http::health_router(Arc::clone(&shared));
+        tokio::spawn(http::serve("health", flags.health_probe_bind_addr.clone(), health));
+        serve(&to_engine).await
+    });
     // The engine ends between two passes; what is in the maps stays in force.
     let _ = to_engine.send(Message::Stop);
     let engine = engine.join().map_err(|_| Error::Engine);
@@ -201,6 +214,13 @@ fn store_thread(mut watcher: Watcher, to_engine: Sender<Message>) -> Result<(), 
         }
     };
     spawn("store", "start store thread", work)
+}
+
+fn events_thread(shared: &Arc<Shared>, flags: &Flags) -> Result<Sender<()>, Error> {
+    let (stop, stopped) = mpsc::channel();
+    let (shared, bpf_dir, log) = (Arc::clone(shared), flags.bpf_dir.clone(), flags.flow_log_file.clone());
+    spawn("events", "start events thread", move || events::run(&shared, &bpf_dir, log, &stopped))?;
+    Ok(stop)
 }
 
 fn spawn(name: &str, verb: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {

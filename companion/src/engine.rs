@@ -24,6 +24,7 @@ use crate::intake::Intake;
 use crate::kernel::{Kernel, LOCK, Target};
 use crate::local::{self, Local};
 use crate::marks::Marks;
+use crate::shared::{Counts, Pod, Shared};
 use crate::status;
 
 /// Everything is looked at again after so long, whatever was told.
@@ -34,6 +35,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const SCAN: Duration = Duration::from_secs(600);
 /// And so long after an interface has gone: by then its DEL is done.
 const SCAN_SOON: Duration = Duration::from_secs(1);
+/// Flows are swept at most so often where the table is short, or an endpoint holds many that nobody answered.
+const SWEEP_SHORT: Duration = Duration::from_secs(5);
+const SWEEP_CROWDED: Duration = Duration::from_secs(15);
 /// A change that failed is tried again after so long, then twice as long, and so on.
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_AT_MOST: Duration = Duration::from_secs(10);
@@ -61,10 +65,13 @@ pub(crate) struct Options {
     pub(crate) suspended: bool,
     /// `--enable-policy-event-logs`.
     pub(crate) events: bool,
+    /// `--conntrack-cache-cleanup-period`.
+    pub(crate) sweep: Duration,
 }
 
 pub(crate) struct Engine {
     store: Store,
+    shared: Arc<Shared>,
     options: Options,
     intake: Intake,
     config: NodeConfig,
@@ -91,6 +98,8 @@ pub(crate) struct Engine {
     next_full: Instant,
     next_look: Instant,
     next_scan: Instant,
+    next_sweep: Instant,
+    last_sweep: Instant,
     /// Records of finished ADDs without a row.
     rowless: Vec<Record>,
     suspects: Suspects,
@@ -124,11 +133,12 @@ struct Dirty {
 }
 
 impl Engine {
-    pub(crate) fn new(store: Store, options: Options, ask_grace: Sender<u64>) -> Self {
+    pub(crate) fn new(store: Store, options: Options, shared: Arc<Shared>, ask_grace: Sender<u64>) -> Self {
         let now = Instant::now();
         let intake = Intake::new(&store);
         let before: Option<status::Companion> = status::Companion::read(&store).ok().flatten();
         let told_endpoints = status::Endpoints::read(&store).ok().flatten().unwrap_or_default();
+        let sweep = options.sweep;
         let status = status::Companion {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -140,6 +150,7 @@ impl Engine {
         };
         Self {
             store,
+            shared,
             options,
             intake,
             config: NodeConfig::default(),
@@ -164,6 +175,8 @@ impl Engine {
             next_full: now + FULL_PASS,
             next_look: now + LOOK,
             next_scan: now,
+            next_sweep: now + sweep,
+            last_sweep: now,
             rowless: Vec::new(),
             suspects: Suspects::default(),
         }
@@ -171,6 +184,7 @@ impl Engine {
 
     /// Runs until told to stop, or until nobody is left to tell.
     pub(crate) fn run(mut self, inbox: &Receiver<Message>) {
+        self.shared.beat();
         self.open_kernel();
         let at_ns = state::clock::monotonic_ns();
         self.intake.begin(Instant::now());
@@ -200,6 +214,7 @@ impl Engine {
                     self.take(more);
                 }
             }
+            self.shared.beat();
             self.clock();
             self.pass();
             if self.suspects.all || !self.suspects.some.is_empty() || !self.rowless.is_empty() || self.has_flaws() {
@@ -216,7 +231,7 @@ impl Engine {
     /// How long nothing happens by itself.
     fn patience(&self) -> Duration {
         let retry = self.retry.map(|(at, _)| at);
-        let clocks = [self.next_full, self.next_look, self.next_scan];
+        let clocks = [self.next_full, self.next_look, self.next_scan, self.next_sweep];
         let next = clocks.into_iter().chain(self.intake.due()).chain(retry).min();
         next.map_or(LOOK, |next| next.saturating_duration_since(Instant::now()))
     }
@@ -280,8 +295,61 @@ impl Engine {
             self.next_scan = now + SCAN;
             self.scan();
         }
+        if self.next_sweep <= now {
+            self.sweep();
+        }
         if self.retry.is_some_and(|(at, _)| at <= now) {
             self.dirty.policy = true;
+        }
+    }
+
+    /// Gives back what expired flows hold.
+    fn sweep(&mut self) {
+        self.last_sweep = Instant::now();
+        self.next_sweep = self.last_sweep + self.options.sweep;
+        let Some(kernel) = &mut self.kernel else { return };
+        match kernel.flows.sweep(&self.store, &kernel.endpoints) {
+            Ok(summary) => {
+                let counts = &self.shared.counts;
+                Counts::add(&counts.swept_expired, summary.expired);
+                Counts::add(&counts.swept_dead, summary.dead);
+                Counts::add(&counts.swept_shrunk, summary.shrunk);
+                if summary.expired + summary.dead + summary.shrunk > 0 {
+                    let (took, flows) = (self.last_sweep.elapsed().as_millis(), summary.before);
+                    let (expired, dead, shrunk) = (summary.expired, summary.dead, summary.shrunk);
+                    tracing::debug!(flows, expired, dead, shrunk, took_ms = took, "flows swept");
+                }
+            }
+            Err(error) => tracing::warn!("sweep flows: {error}"),
+        }
+    }
+
+    /// Keeps shares right, and sweeps sooner where expired flows would keep new ones out.
+    fn shares(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let flows = &mut kernel.flows;
+        let looked = (|| {
+            if !flows.has_fair_share(self.locals.len())? {
+                match self.store.lock(LOCK) {
+                    Ok(locked) => flows.set_fair_share(&locked, self.locals.len()).map(|_| ())?,
+                    Err(error) => tracing::warn!("set fair share of flows: {error}"),
+                }
+            }
+            let limit = u64::from(flows.config()?.unanswered_limit);
+            let mut crowded = false;
+            for local in self.locals.values() {
+                crowded |= flows.held(local.record.slot)?.unanswered() >= limit / 2;
+            }
+            Ok::<_, enforcer::maps::Error>((flows.is_short()?, crowded))
+        })();
+        match looked {
+            Ok((short, crowded)) => {
+                let wait = if short { SWEEP_SHORT } else { SWEEP_CROWDED };
+                if short || crowded {
+                    self.next_sweep = self.next_sweep.min(self.last_sweep + wait);
+                }
+            }
+            Err(error) => tracing::warn!("look at the flow table: {error}"),
         }
     }
 
@@ -317,9 +385,12 @@ impl Engine {
         for leftover in found.iter().filter(|l| !l.is_dust()) {
             tracing::info!("left over: {leftover}");
         }
-        for (leftover, error) in leftovers::remove(&self.store, &self.options.bpf_dir, &found) {
+        let failed = leftovers::remove(&self.store, &self.options.bpf_dir, &found);
+        for (leftover, error) in &failed {
             tracing::warn!("remove {leftover}: {error}");
         }
+        let worth = found.iter().filter(|l| !l.is_dust()).count().saturating_sub(failed.len());
+        Counts::add(&self.shared.counts.leftovers, worth as u64);
         self.dirty.pods = true;
     }
 
@@ -351,6 +422,7 @@ impl Engine {
                 }
                 Some(Ok(Some(damage))) => {
                     tracing::warn!(pod = pod(), veth = record.veth, "repaired: {damage}");
+                    Counts::add(&self.shared.counts.repairs, 1);
                     self.dirty.pods = true;
                     flaws.remove(&record.ifindex);
                 }
@@ -384,6 +456,7 @@ impl Engine {
         if self.kernel.is_none() {
             self.open_kernel();
         }
+        self.shares();
         // Nobody tells of TCX.
         let tcx = self.locals.values().filter(|local| local.record.attach_mode == AttachMode::Tcx);
         self.suspects.some.extend(tcx.map(|local| local.record.ifindex));
@@ -549,6 +622,8 @@ impl Engine {
         let compiled = begin.elapsed();
         match self.carry_out() {
             Ok(writes) => {
+                Counts::add(&self.shared.counts.applied, 1);
+                Counts::add(&self.shared.counts.apply_us, begin.elapsed().as_micros() as u64);
                 tracing::debug!(
                     endpoints = endpoints.len(),
                     policies = self.intake.policies().len(),
@@ -565,6 +640,7 @@ impl Engine {
             Err(error) => {
                 let wait = self.retry.map_or(RETRY, |(_, wait)| (wait * 2).min(RETRY_AT_MOST));
                 self.retry = Some((Instant::now() + wait, wait));
+                Counts::add(&self.shared.counts.apply_errors, 1);
                 let error = error.to_string();
                 if self.status.error.as_ref() != Some(&error) {
                     tracing::error!("apply policy: {error}; the policy before stays in force, trying again");
@@ -690,6 +766,49 @@ impl Engine {
         if let Err(error) = self.status.write(&self.store) {
             tracing::warn!("write status: {error}");
         }
+        self.share(changed);
+    }
+
+    /// Lets the others know.
+    fn share(&self, changed: bool) {
+        let mut conditions: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for document in &self.intake.conditions().documents {
+            *conditions.entry(document.condition.name()).or_default() += 1;
+        }
+        let tables = self.status.tables;
+        let unready = match (&self.status.error, self.status.maps) {
+            (Some(error), _) => Some(format!("policy cannot be applied: {error}")),
+            (None, status::Maps::Absent) => Some("no maps are loaded yet: `podgatectl load`, or the first ADD".to_owned()),
+            (None, status::Maps::Loaded) => None,
+        };
+        self.shared.update(|known| {
+            if changed {
+                let mut by_address = BTreeMap::new();
+                for local in self.locals.values() {
+                    by_address.extend(local.record.addresses.iter().map(|ip| (*ip, local.record.life)));
+                }
+                let pod = |local: &Local| Pod {
+                    namespace: local.record.pod_namespace.clone(),
+                    name: local.record.pod_name.clone(),
+                    slot: local.record.slot,
+                    strict: local.is_strict(),
+                };
+                known.pods = Arc::new(self.locals.values().map(|local| (local.record.life, pod(local))).collect());
+                known.by_address = Arc::new(by_address);
+            }
+            known.unready = unready;
+            known.broken_files = self.intake.conditions().files.len() as u64;
+            known.conditions = conditions;
+            known.generation = self.status.generation;
+            known.flaws = self.status.flaws.len() as u64;
+            known.suspended = self.options.suspended;
+            known.tables = [
+                ("peers", tables.peers as u64),
+                ("prefixes", tables.prefixes as u64),
+                ("rules", tables.rules as u64),
+                ("port_sets", tables.port_sets as u64),
+            ];
+        });
     }
 
     fn tell_documents(&mut self) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use enforcer::apply::{self, Flip, Tables, in_slices};
 use enforcer::attach::Programs;
 use enforcer::endpoint::Endpoints;
+use enforcer::flows::Flows;
 use enforcer::keeper::Keeper;
 use enforcer::pins::Pins;
 use enforcer::{load, maps};
@@ -48,6 +49,7 @@ pub(crate) struct Kernel {
     stamp: [Option<u64>; 2],
     pub(crate) endpoints: Endpoints,
     pub(crate) programs: Programs,
+    pub(crate) flows: Flows,
     keeper: Keeper,
     tables: Tables,
     pub(crate) live: Live,
@@ -71,8 +73,9 @@ impl Kernel {
         let stamp = stamp(&pins);
         let (endpoints, tables) = (Endpoints::open(bpf_dir)?, Tables::open(&pins)?);
         let (programs, keeper) = (Programs::open(&pins)?, Keeper::open(&pins)?);
+        let flows = Flows::open(&pins)?;
         let mut kernel =
-            Self { store: store.clone(), pins, stamp, endpoints, programs, keeper, tables, live: Live::default() };
+            Self { store: store.clone(), pins, stamp, endpoints, programs, flows, keeper, tables, live: Live::default() };
         kernel.recall()?;
         Ok(Some(kernel))
     }

@@ -11,12 +11,16 @@
 
 mod daemon;
 mod engine;
+mod events;
 pub mod flags;
+mod http;
 mod intake;
 mod kernel;
 mod local;
 mod logging;
 pub mod marks;
+mod metrics;
+mod shared;
 pub mod status;
 
 pub use daemon::run;
