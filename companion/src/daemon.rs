@@ -62,7 +62,7 @@ pub enum Error {
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(flags: Flags) -> Result<(), Error> {
+pub fn run(flags: &Flags) -> Result<(), Error> {
     if flags.enable_cloudwatch_logs {
         return Err(Error::CloudWatch);
     }
@@ -96,8 +96,8 @@ pub fn run(flags: Flags) -> Result<(), Error> {
     let shared = Arc::new(Shared::default());
     shared.update(|known| known.unready = Some("starting".into()));
     // Dropped at the end: the thread ends with it.
-    let _events = flags.enable_policy_event_logs.then(|| events_thread(&shared, &flags)).transpose()?;
-    let engine = Engine::new(store.clone(), options, Arc::clone(&shared), ask_grace);
+    let _events = flags.enable_policy_event_logs.then(|| events_thread(&shared, flags)).transpose()?;
+    let engine = Engine::new(store, options, Arc::clone(&shared), ask_grace);
     let engine = thread::Builder::new()
         .name("engine".into())
         .spawn(move || engine.run(&inbox))

@@ -360,7 +360,8 @@ impl Engine {
                 Change::Tc { ifindex } => {
                     self.suspects.some.insert(ifindex);
                 }
-                Change::Link { .. } => {}
+                // New interfaces may be host paths.
+                Change::Link { .. } => self.dirty.hosts = true,
                 Change::LinkGone { .. } => {
                     self.dirty.hosts = true;
                     self.next_scan = self.next_scan.min(Instant::now() + SCAN_SOON);
@@ -595,12 +596,31 @@ impl Engine {
                 }
             }
         });
+        self.host_paths(problems);
         match done {
             Ok(changes) if !changes.is_empty() => {
                 tracing::info!(added = ?changes.added, removed = ?changes.removed, "host set changed");
             }
             Ok(_) => {}
             Err(error) => problems.push(format!("bring the host set up to date: {error}")),
+        }
+    }
+
+    /// Interfaces by which the host's own traffic comes back: by name in the records, by index in the kernel.
+    fn host_paths(&self, problems: &mut Vec<String>) {
+        let Some(kernel) = &self.kernel else { return };
+        let lists = self.locals.values().filter_map(|l| l.record.other.get(hosts::HOST_PATHS_KEY)?.as_array());
+        let names: BTreeSet<String> =
+            lists.flatten().filter_map(|name| name.as_str()).map(ToOwned::to_owned).collect();
+        if names.is_empty() {
+            return;
+        }
+        let done = hosts::host_path_ifindexes(&names).map_err(|e| e.to_string()).and_then(|wanted| {
+            let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
+            hosts::set_host_paths(&locked, &kernel.pins, &wanted).map_err(|e| e.to_string())
+        });
+        if let Err(error) = done {
+            problems.push(format!("bring host paths up to date: {error}"));
         }
     }
 

@@ -235,7 +235,7 @@ impl Intake {
             }
             changed |= self.file(&path, now);
         }
-        if !self.settling.as_ref().is_some_and(|s| self.settled_at(s) <= now) {
+        if self.settling.as_ref().is_none_or(|s| self.settled_at(s) > now) {
             return changed;
         }
         // A file that is being written in place may have changed without a word: then it settles on.

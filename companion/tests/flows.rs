@@ -1,5 +1,5 @@
 //! Sweeps of the flow table on the real maps.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod node;
 

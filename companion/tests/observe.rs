@@ -1,5 +1,5 @@
 //! What the companion shows: metrics, health, flow logs.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod node;
 

@@ -1,5 +1,5 @@
 //! Policy from a file to real packets.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod node;
 

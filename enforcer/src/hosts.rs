@@ -59,13 +59,13 @@ pub fn wanted(
     };
     let of_excluded: BTreeSet<IpAddr> =
         on_interfaces.iter().filter(|a| excluded_interface(&a.ifname)).map(|a| a.address).collect();
-    let usable = |ip: &IpAddr| {
-        !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
-            && !of_excluded.contains(ip)
-            && !exclude.iter().any(|e| matches!(e, HostSetExclusion::Network(n) if n.contains(*ip)))
-    };
-    let on_interfaces = on_interfaces.iter().map(|a| a.address);
-    on_interfaces.chain(node_addresses.iter().copied()).filter(usable).collect()
+    let in_excluded =
+        |ip: &IpAddr| exclude.iter().any(|e| matches!(e, HostSetExclusion::Network(n) if n.contains(*ip)));
+    let mut all: BTreeSet<IpAddr> =
+        on_interfaces.iter().map(|a| a.address).chain(node_addresses.iter().copied()).collect();
+    all.retain(|ip| !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()));
+    all.retain(|ip| !(of_excluded.contains(ip) || in_excluded(ip)));
+    all
 }
 
 /// Reads the store's node files and the host's interfaces and brings the host set up to date.
@@ -146,7 +146,36 @@ impl HostSet {
 /// # Errors
 /// If the map cannot be read or written.
 pub fn set_host_paths(_: &Locked<'_>, pins: &Pins, wanted: &BTreeSet<u32>) -> Result<bool, maps::Error> {
-    set(maps::hash::<u32, u32>(pins, "HOSTPATHS")?, "HOSTPATHS", wanted.iter().copied().collect())
+    set(maps::hash::<u32, u32>(pins, "HOSTPATHS")?, "HOSTPATHS", &wanted.iter().copied().collect::<Vec<_>>())
+}
+
+/// Adds interfaces to `HOSTPATHS` by name: for an ADD whose configuration has `hostPathInterfaces`. Names that this
+/// namespace does not have are left out. Keep the names in the record (key [`HOST_PATHS_KEY`]): the companion takes them
+/// from there when interfaces come and go.
+///
+/// # Errors
+/// If the map cannot be written or the interfaces cannot be listed.
+pub fn add_host_paths(_: &Locked<'_>, pins: &Pins, names: &[String]) -> Result<(), Error> {
+    let mut map = maps::hash::<u32, u32>(pins, "HOSTPATHS")?;
+    for ifindex in host_path_ifindexes(&names.iter().cloned().collect())? {
+        map.insert(ifindex, 1, 0).map_err(|e| maps::Error::write("HOSTPATHS", &e))?;
+    }
+    Ok(())
+}
+
+/// Key of the record (`Record::other`) under which the names of host path interfaces stand, a list of strings.
+pub const HOST_PATHS_KEY: &str = "hostPathInterfaces";
+
+/// The interfaces that have one of the names.
+///
+/// # Errors
+/// If they cannot be listed.
+pub fn host_path_ifindexes(names: &BTreeSet<String>) -> Result<BTreeSet<u32>, hostnet::Error> {
+    if names.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let links = hostnet::links()?;
+    Ok(links.into_iter().filter(|link| names.contains(&link.name)).map(|link| link.ifindex).collect())
 }
 
 /// Makes `HOSTPORTS` hold exactly these (protocol number, port). True if it changed.
@@ -157,13 +186,13 @@ pub fn set_host_ports(_: &Locked<'_>, pins: &Pins, wanted: &BTreeSet<(u8, u16)>)
     let key = |(protocol, port): &(u8, u16)| {
         maps::HostPortKey(HostPortKey { protocol: u16::from(*protocol), port_be: port.to_be() })
     };
-    set(maps::hash(pins, "HOSTPORTS")?, "HOSTPORTS", wanted.iter().map(key).collect())
+    set(maps::hash(pins, "HOSTPORTS")?, "HOSTPORTS", &wanted.iter().map(key).collect::<Vec<_>>())
 }
 
 fn set<K: aya::Pod + PartialEq>(
     mut map: HashMap<MapData, K, u32>,
     name: &'static str,
-    wanted: Vec<K>,
+    wanted: &[K],
 ) -> Result<bool, maps::Error> {
     let fail = |e: MapError| maps::Error::write(name, &e);
     let held: Vec<K> = map.keys().collect::<Result<_, _>>().map_err(|e| maps::Error::read(name, &e))?;
