@@ -4,31 +4,36 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::node::Node;
 
 /// What a node looks like from outside podgate.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    rows: BTreeMap<String, Value>,
+    rows: BTreeMap<String, String>,
 }
 
 /// Maps that a look before and after does not compare: flows, counters and events move with every packet, and the numbers of `node` (last
 /// life, last epoch) never repeat, so that not even an undone ADD gives one back.
-const MOVING: [&str; 11] = [
-    "flows",
-    "fragments",
-    "shares",
-    "swept",
-    "passed",
-    "reasons",
-    "events",
-    "rates",
-    "work",
-    "clock",
-    "node",
-];
+const MOVING: &str = "flows|fragments|shares|swept|passed|reasons|events|rates|work|clock|node";
+
+/// One look in one process: a heading after `@@`, then what the tool says.
+const LOOK: &str = r#"
+for link in $(ip -o link show | awk -F': ' '{ sub("@.*", "", $2); print $2 }'); do
+  echo "@@tc qdisc $link"; tc qdisc show dev "$link"
+  for hook in ingress egress; do
+    echo "@@tc filter $link $hook"; tc filter show dev "$link" $hook 2>/dev/null || true
+  done
+done
+[ -d "$PODGATE_BPF_DIR" ] || exit 0
+find "$PODGATE_BPF_DIR" | sort | while read -r pin; do
+  echo "@@bpffs $pin"
+  case $pin in
+    */maps/*) echo "${pin##*/}" | grep -qxE "$1" || bpftool -j map dump pinned "$pin" 2>/dev/null || true ;;
+  esac
+done
+"#;
 
 impl Snapshot {
     /// Takes one: qdiscs and filters of every link, the bpffs folder's listing, the dump of each map that does not move by itself,
@@ -36,33 +41,22 @@ impl Snapshot {
     #[track_caller]
     #[must_use]
     pub fn take(node: &Node) -> Self {
-        let mut rows = BTreeMap::new();
-        for link in node.link_names() {
-            rows.insert(format!("tc qdisc {link}"), node.qdiscs(&link));
-            for hook in ["ingress", "egress"] {
-                rows.insert(
-                    format!("tc filter {link} {hook}"),
-                    node.filters(&link, hook),
-                );
-            }
-        }
-        for path in node.pins() {
-            let moving = path
-                .rsplit('/')
-                .next()
-                .is_some_and(|name| MOVING.contains(&name));
-            let dump = if moving {
-                Value::Null
-            } else {
-                node.map_dump(&path)
-            };
-            rows.insert(format!("bpffs {path}"), dump);
-        }
+        let text = node
+            .cmd("sh")
+            .args(["-eu", "-c", LOOK, "look", MOVING])
+            .ok();
+        let sections = text
+            .split("@@")
+            .skip(1)
+            .filter_map(|section| section.split_once('\n'));
+        let mut rows: BTreeMap<String, String> = sections
+            .map(|(name, said)| (name.to_owned(), said.to_owned()))
+            .collect();
         let pods = node.state_dir().join("pods");
         for path in files_below(&pods) {
             rows.insert(
                 format!("pods {path}"),
-                json!(fs::read_to_string(pods.join(&path)).unwrap_or_default()),
+                fs::read_to_string(pods.join(&path)).unwrap_or_default(),
             );
         }
         Self { rows }
@@ -92,12 +86,12 @@ impl Snapshot {
                 .filter(|key| !self.rows.contains_key(*key)),
         );
         let lines = keys.filter_map(|key| match (self.rows.get(key), later.rows.get(key)) {
-            (Some(before), Some(after)) if before == after => None,
+            (before, after) if before == after => None,
             (Some(before), Some(after)) => {
                 Some(format!("~ {key}\n    before {before}\n    after  {after}"))
             }
             (Some(before), None) => Some(format!("- {key}: {before}")),
-            (None, after) => Some(format!("+ {key}: {}", after.unwrap_or(&Value::Null))),
+            (None, after) => Some(format!("+ {key}: {}", after.map_or("", String::as_str))),
         });
         lines.collect()
     }

@@ -135,15 +135,15 @@ fn a_service_address_leads_to_its_backend() {
 fn pins_stay_visible_between_commands_and_snapshots_see_a_change() {
     for bpffs in [integration::BpfFs::Own, integration::BpfFs::Machine] {
         let node = Node::builder("pins").bpffs(bpffs).start();
-        let map = node.bpf_dir().join("a_map");
-        node.sh(&format!("mkdir {}", node.bpf_dir().display()));
+        let map = node.bpf_dir().join("maps/a_map");
+        node.sh(&format!("mkdir -p {}/maps", node.bpf_dir().display()));
         let before = Snapshot::take(&node);
         node.sh(&format!(
             "bpftool map create {} type hash key 4 value 4 entries 4 name a_map",
             map.display()
         ));
         let created = Snapshot::take(&node);
-        assert_eq!(node.pins(), ["a_map"]);
+        assert_eq!(node.pins(), ["maps/a_map"]);
         assert_eq!(before.differences(&created).len(), 1);
         node.sh(&format!(
             "bpftool map update pinned {} key 1 0 0 0 value 2 0 0 0",

@@ -160,10 +160,13 @@ fn del_succeeds_where_the_store_cannot_be_written() {
         "the row goes, the record is left to the scan"
     );
     node.make_state_writable();
+    assert_eq!(node.records().len(), 1);
+    pod.remove_netns();
     let _companion = node.companion();
     wait_until("the scan takes the record", Duration::from_secs(5), || {
         node.records().is_empty()
     });
+    assert_eq!(endpoint_rows(&node), 0);
 }
 
 #[test]

@@ -169,9 +169,35 @@ fn a_policy_is_effective_within_milliseconds() {
             }
         );
         assert!(took < Duration::from_millis(bound), "{took:?}");
+        node.settle();
         node.remove_policy("quick.yaml");
         node.settle();
         assert!(tcp(&node.outside(), pod.v4(), 80).is_silent());
+    }
+}
+
+#[test]
+fn wait_is_not_taken_in_by_a_store_that_is_again_as_it_was() {
+    let node = Node::builder("policy").start();
+    let scene = scene(&node, "strict");
+    let pod = &scene.pod;
+    let doc = Doc::new("shop", "short")
+        .selects(pod)
+        .ingress(node::outside(0)[0], "");
+    let doc = doc
+        .annotation("podgate.dev/parts", "1")
+        .annotation("podgate.dev/generation", "1")
+        .yaml();
+    for round in 0..10 {
+        let knock = Knock::start(&node.outside(), pod.v4(), 80);
+        node.put_policy("short.yaml", &doc);
+        let _ = knock.answered();
+        node.remove_policy("short.yaml");
+        node.settle();
+        assert!(
+            !tcp(&node.outside(), pod.v4(), 80).is_open(),
+            "round {round}: wait returned before the removal was applied"
+        );
     }
 }
 
