@@ -74,9 +74,12 @@ impl Selector {
 /// For which endpoints a policy's selector no longer counts.
 ///
 /// Amazon's controller leaves stale selectors in its objects, so names overrule them from the moment the controller can
-/// have known the pod: once the name has stood in any version of the policy since the endpoint's ADD, or has been left
-/// out of a version that came five seconds or more after the workload showed the pod's addresses. The caller has the
-/// clock and calls [`Facts::observe`] for each version of a policy that it takes up.
+/// have known the pod: once the name has stood in any version of the policy that came after the endpoint's ADD, or has
+/// been left out of a version that came five seconds or more after the workload showed the pod's addresses.
+///
+/// The caller has the clock: it calls [`Facts::observe`] for each version of a policy that it takes up, with the
+/// endpoints that there are. What was in force before an endpoint came tells nothing of it (the name in it is an earlier
+/// pod's). A caller that starts anew puts back what it kept of [`Facts::iter`] with [`Facts::settle`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     settled: BTreeMap<PolicyKey, BTreeSet<EndpointId>>,
@@ -120,6 +123,13 @@ impl Facts {
         self.settled
             .get(policy)
             .is_some_and(|set| set.contains(&endpoint))
+    }
+
+    /// All that is settled.
+    pub fn iter(&self) -> impl Iterator<Item = (&PolicyKey, EndpointId)> {
+        self.settled
+            .iter()
+            .flat_map(|(policy, set)| set.iter().map(move |id| (policy, *id)))
     }
 
     /// Forgets what concerns endpoints that are gone and policies that are gone.

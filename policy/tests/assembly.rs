@@ -1,4 +1,8 @@
 //! Parts put together, selection by name and by label, one document in two files.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests; the lint knows only test functions"
+)]
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -52,11 +56,11 @@ fn the_set_before_stays_until_the_new_one_is_complete() {
     let [a1, b1] = ["a", "b"].map(|name| part(name, Some((2, "1")), ""));
     let [a2, b2, c2] = ["a", "b", "c"].map(|name| part(name, Some((3, "2")), ""));
     let told = story(&[
-        &[a1.clone()],
+        std::slice::from_ref(&a1),
         &[a1.clone(), b1.clone()],
         &[a2.clone(), b1.clone()],
         &[a2.clone(), b2.clone()],
-        &[a2.clone(), b2.clone(), c2],
+        &[a2, b2, c2],
     ]);
     assert_eq!(
         told,

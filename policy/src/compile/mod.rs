@@ -1,12 +1,12 @@
 //! Local endpoints and policies to [`Tables`].
 //!
-//! 1. [`selection`]: which policies select which endpoint; endpoints with equal lists share a *profile*. Policies that
+//! 1. `selection`: which policies select which endpoint; endpoints with equal lists share a *profile*. Policies that
 //!    select no local endpoint do not count at all.
-//! 2. [`groups`]: rules of a policy and direction with equal ports, action and place in the order are one *group* with
+//! 2. `groups`: rules of a policy and direction with equal ports, action and place in the order are one *group* with
 //!    many blocks; beyond this nothing looks at rules.
-//! 3. [`classes`]: one walk over all blocks in the order of the prefix tree gives each address its *class*: the list of
+//! 3. `classes`: one walk over all blocks in the order of the prefix tree gives each address its *class*: the list of
 //!    groups that hold it, kept as the difference to that of the family's everything-block.
-//! 4. [`fold`]: for each profile, direction, family and class that the profile can tell from class 0, the groups folded
+//! 4. `fold`: for each profile, direction, family and class that the profile can tell from class 0, the groups folded
 //!    into one port map.
 
 mod classes;

@@ -20,6 +20,8 @@
 
 mod differ;
 mod live;
+mod meanings;
+mod numbers;
 mod regions;
 #[cfg(test)]
 mod tests;
@@ -119,16 +121,17 @@ impl Plan {
         self.phases().iter().map(|phase| phase.len()).sum()
     }
 
-    /// Everything in order, with the grace periods.
+    /// Everything in order, with the grace periods: one before the words if anything was prepared for them, and one before
+    /// each later phase always, since words may have changed under an earlier plan that did not come to its end.
     pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
-        let mut begun = false;
-        self.phases()
+        let later = [&self.settle, &self.sweep]
             .into_iter()
-            .filter(|phase| !phase.is_empty())
-            .flat_map(move |phase| {
-                let grace = std::mem::replace(&mut begun, true).then_some(Step::Grace);
-                grace.into_iter().chain(phase.iter().map(Step::Write))
-            })
+            .filter(|phase| !phase.is_empty());
+        self.steps_to_force().chain(
+            later.flat_map(|phase| {
+                std::iter::once(Step::Grace).chain(phase.iter().map(Step::Write))
+            }),
+        )
     }
 
     /// The new policy is in force once these are done: [`Plan::steps`] up to the last word.
@@ -150,7 +153,7 @@ impl Plan {
 ///
 /// Words of endpoints that are not in `tables` are left alone, and so are their sets: [`Live::forget`] them first.
 pub fn plan(live: &Live, tables: &Tables) -> Plan {
-    differ::Differ::new(live, tables).plan()
+    differ::plan(live, tables)
 }
 
 impl fmt::Display for Write {

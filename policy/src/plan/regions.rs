@@ -31,12 +31,12 @@ pub(super) struct Regions {
     pub(super) all: Vec<Region>,
     /// Pairs that some address has, with the number of blocks of the old table among them; those of class 0 included.
     pub(super) pairs: BTreeMap<(Family, ClassId, ClassIndex), u32>,
-    pub(super) partners_of_old: HashMap<OldClass, Vec<ClassIndex>>,
-    pub(super) partners_of_new: HashMap<NewClass, Vec<ClassId>>,
+    partners_of_old: HashMap<OldClass, Vec<ClassIndex>>,
+    partners_of_new: HashMap<NewClass, Vec<ClassId>>,
     /// Where most of an old class's blocks are now.
-    pub(super) home: HashMap<OldClass, ClassIndex>,
-    /// Of the old classes at home in a new one, the largest.
-    pub(super) resident: HashMap<NewClass, ClassId>,
+    home: HashMap<OldClass, ClassIndex>,
+    /// Of the old classes at home in a new one, the largest; for everybody else always class 0.
+    pub(super) residents: HashMap<NewClass, ClassId>,
 }
 
 impl Regions {
@@ -60,7 +60,7 @@ impl Regions {
             partners_of_old: HashMap::new(),
             partners_of_new: HashMap::new(),
             home: HashMap::new(),
-            resident: HashMap::new(),
+            residents: HashMap::new(),
         };
         let mut most: HashMap<OldClass, u32> = HashMap::new();
         for (&(family, old, new), &count) in &pairs {
@@ -85,8 +85,11 @@ impl Regions {
             let at_home = out.home.get(&(family, old)) == Some(&new);
             if at_home && count > largest.get(&(family, new)).copied().unwrap_or(0) {
                 largest.insert((family, new), count);
-                out.resident.insert((family, new), old);
+                out.residents.insert((family, new), old);
             }
+        }
+        for family in Family::ALL {
+            out.residents.insert((family, ClassIndex::REST), ClassId(0));
         }
         out.pairs = pairs;
         out
@@ -97,17 +100,39 @@ impl Regions {
     }
 
     /// The old classes whose home is the new one.
-    pub(super) fn residents(
+    pub(super) fn at_home(
         &self,
         family: Family,
         new: ClassIndex,
     ) -> impl Iterator<Item = ClassId> + '_ {
-        let partners = self.partners_of_new.get(&(family, new));
-        partners
+        self.partners_of_new(family, new)
+            .filter(move |old| self.is_home(family, *old, new))
+    }
+
+    /// The new classes that addresses of an old one have.
+    pub(super) fn partners_of_old(
+        &self,
+        family: Family,
+        old: ClassId,
+    ) -> impl Iterator<Item = ClassIndex> + '_ {
+        self.partners_of_old
+            .get(&(family, old))
             .into_iter()
             .flatten()
             .copied()
-            .filter(move |old| self.is_home(family, *old, new))
+    }
+
+    /// The old classes that addresses of a new one have.
+    pub(super) fn partners_of_new(
+        &self,
+        family: Family,
+        new: ClassIndex,
+    ) -> impl Iterator<Item = ClassId> + '_ {
+        self.partners_of_new
+            .get(&(family, new))
+            .into_iter()
+            .flatten()
+            .copied()
     }
 }
 
