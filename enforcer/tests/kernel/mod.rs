@@ -81,7 +81,7 @@ impl Kernel {
         let bpf = PathBuf::from(format!("/sys/fs/bpf/podgate-test-run-{}-{:x}", std::process::id(), random()));
         let pins = Pins::new(&bpf);
         let locked = store.lock(Duration::from_secs(5)).unwrap();
-        load(&locked, &bpf, LoadOptions { flow_limit: 65_536, ..LoadOptions::default() }).unwrap();
+        load(&locked, &bpf, LoadOptions { flow_limit: 524_288, ..LoadOptions::default() }).unwrap();
         drop(locked);
         let program = |name| SchedClassifier::from_pin(pins.program(name)).unwrap();
         let (ingress, egress) = (program(PROGRAM_INGRESS), program(PROGRAM_EGRESS));
@@ -112,8 +112,8 @@ impl Kernel {
     /// Takes away all that a case has put in.
     pub(crate) fn reset(&mut self) {
         self.sockets.clear();
+        self.forget_flows();
         self.delete_endpoint();
-        self.clear::<FlowKey, FlowValue>("FLOWS");
         self.clear::<PeerKey, PeerValue>("PEERS");
         self.clear::<PeerKey, u32>("HOSTS");
         self.clear::<u32, u32>("HOSTPATHS");
@@ -124,12 +124,19 @@ impl Kernel {
         let mut fragments = maps::lru::<FragmentKey, FlowValue>(&self.pins, "FRAGMENTS").unwrap();
         let keys: Vec<_> = fragments.keys().filter_map(Result::ok).collect();
         keys.iter().for_each(|k| drop(fragments.remove(k)));
-        let shares: Array<_, ShareValue> = maps::array(&self.pins, "SHARES").unwrap();
-        let mut swept: Array<_, SweptValue> = maps::array(&self.pins, "SWEPT").unwrap();
-        let made = shares.get(&0, 0).unwrap().0;
-        swept.set(0, SweptValue(Swept { removed: made.made, answered: made.answered }), 0).unwrap();
         let keys: Vec<u32> = self.reasons.keys().filter_map(Result::ok).collect();
         keys.iter().for_each(|k| drop(self.reasons.remove(k)));
+    }
+
+    /// Empties the flow table, and the counts of what it holds.
+    pub(crate) fn forget_flows(&self) {
+        self.clear::<FlowKey, FlowValue>("FLOWS");
+        let shares: Array<_, ShareValue> = maps::array(&self.pins, "SHARES").unwrap();
+        let mut swept: Array<_, SweptValue> = maps::array(&self.pins, "SWEPT").unwrap();
+        for slot in [0, self.slot()] {
+            let made = shares.get(&slot, 0).unwrap().0;
+            swept.set(slot, SweptValue(Swept { removed: made.made, answered: made.answered }), 0).unwrap();
+        }
     }
 
     fn clear<K: Pod, V: Pod>(&self, name: &'static str) {
