@@ -29,8 +29,11 @@ use crate::status;
 
 /// Everything is looked at again after so long, whatever was told.
 const FULL_PASS: Duration = Duration::from_secs(60);
-/// The kernel is looked at so often: pins, attachments of which nobody tells.
-const LOOK: Duration = Duration::from_secs(1);
+/// The kernel is looked at so often: pins, attachments of which nobody tells. Twice in the second within which what others
+/// remove is to be back.
+const LOOK: Duration = Duration::from_millis(500);
+/// Every so many looks the flow shares are looked at too.
+const LOOKS_A_SHARE: u32 = 4;
 /// Leftovers are looked for so often, whatever was told.
 const SCAN: Duration = Duration::from_secs(600);
 /// And so long after an interface has gone: by then its DEL is done.
@@ -97,6 +100,7 @@ pub(crate) struct Engine {
     retry: Option<(Instant, Duration)>,
     next_full: Instant,
     next_look: Instant,
+    looks: u32,
     next_scan: Instant,
     next_sweep: Instant,
     last_sweep: Instant,
@@ -174,6 +178,7 @@ impl Engine {
             retry: None,
             next_full: now + FULL_PASS,
             next_look: now + LOOK,
+            looks: 0,
             next_scan: now,
             next_sweep: now + sweep,
             last_sweep: now,
@@ -240,6 +245,9 @@ impl Engine {
         match message {
             Message::Store { ticks, at_ns } => {
                 let now = Instant::now();
+                if ticks.iter().any(|tick| *tick != Tick::Pods) {
+                    self.unsettle();
+                }
                 for tick in ticks {
                     match tick {
                         Tick::Full => self.everything(at_ns, true),
@@ -266,7 +274,16 @@ impl Engine {
         }
     }
 
+    /// Says that the status is no longer the whole truth, *before* anything is read: a store that is again as it was when
+    /// the status was written may have been otherwise when we read it.
+    fn unsettle(&mut self) {
+        if !std::mem::replace(&mut self.status.settling, true) {
+            self.write_status();
+        }
+    }
+
     fn everything(&mut self, at_ns: u64, documents: bool) {
+        self.unsettle();
         if documents {
             self.dirty.policy |= self.intake.full(Instant::now());
         } else {
@@ -457,7 +474,10 @@ impl Engine {
         if self.kernel.is_none() {
             self.open_kernel();
         }
-        self.shares();
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(LOOKS_A_SHARE) {
+            self.shares();
+        }
         // Nobody tells of TCX.
         let tcx = self.locals.values().filter(|local| local.record.attach_mode == AttachMode::Tcx);
         self.suspects.some.extend(tcx.map(|local| local.record.ifindex));
@@ -783,10 +803,14 @@ impl Engine {
             let [peers, prefixes, rules, port_sets] = kernel.live.sizes();
             self.status.tables = status::Tables { peers, prefixes, rules, port_sets };
         }
+        self.write_status();
+        self.share(changed);
+    }
+
+    fn write_status(&self) {
         if let Err(error) = self.status.write(&self.store) {
             tracing::warn!("write status: {error}");
         }
-        self.share(changed);
     }
 
     /// Lets the others know.
