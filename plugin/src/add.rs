@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     error::Error,
     execute::{Done, Kernel, Standing, Terms, live_records},
-    known, plan,
+    plan,
     request::AddRequest,
     wait,
 };
@@ -82,7 +82,7 @@ fn enforce(
     let terms = Terms {
         request,
         mode,
-        pending: known::could_select(store, node.source, &request.pod),
+        source: node.source,
     };
 
     let locked = store.lock(LOCK_TIMEOUT)?;

@@ -25,8 +25,6 @@ impl Code {
     pub const TRY_AGAIN: Self = Self(11);
     /// The node is not ready for pods.
     pub const NOT_READY: Self = Self(50);
-    /// A defect of podgate itself.
-    pub const DEFECT: Self = Self(99);
     /// Attaching failed.
     pub const ATTACH: Self = Self(100);
     /// The attachment, read back, is not what it has to be.
@@ -39,6 +37,8 @@ impl Code {
     pub const STORE: Self = Self(104);
     /// The kernel lacks something or refuses.
     pub const KERNEL: Self = Self(105);
+    /// A defect of podgate itself.
+    pub const DEFECT: Self = Self(106);
 }
 
 /// The code of an error.

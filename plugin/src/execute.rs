@@ -15,10 +15,10 @@ use enforcer::{
     pins::Pins,
 };
 use ipnetwork::IpNetwork;
-use state::{Locked, Mode, NodeConfig, Phase, Record, Store, clock, records::SCHEMA};
+use state::{Locked, Mode, NodeConfig, Phase, Record, Source, Store, clock, records::SCHEMA};
 use verdict::{PolicyWord, layout::LAYOUT_VERSION};
 
-use crate::{config::Config, error::Error, plan::Endpoint, request::AddRequest};
+use crate::{config::Config, error::Error, known, plan::Endpoint, request::AddRequest};
 
 /// What is equal for all endpoints of one call.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +27,8 @@ pub struct Terms<'a> {
     pub request: &'a AddRequest,
     /// The mode.
     pub mode: Mode,
-    /// Whether a document could select the pod, so that its first word is `pending`.
-    pub pending: bool,
+    /// Who fills the store.
+    pub source: Source,
 }
 
 /// An endpoint that stands.
@@ -130,9 +130,10 @@ impl Kernel {
         done.push(Done::Record(Box::new(record.clone())));
         locked.put_record(&record)?;
 
-        let row = self
-            .endpoints
-            .create(locked, reserved, &new_endpoint(terms, planned))?;
+        // Only now that the record stands: a document that comes later finds it there.
+        let pending = known::could_select(locked.store(), terms.source, &terms.request.pod);
+        let new = new_endpoint(terms, planned, pending);
+        let row = self.endpoints.create(locked, reserved, &new)?;
         done.push(Done::Row(Standing::from(&row)));
 
         // Reads back what it attached.
@@ -149,7 +150,7 @@ impl Kernel {
             slot = row.slot,
             life = row.life,
             mode = ?terms.mode,
-            pending = terms.pending,
+            pending,
             "attached"
         );
         Ok(Standing::from(&row))
@@ -302,17 +303,13 @@ fn stamp(record: &mut Record) {
     record.attached_at = Some(clock::now_rfc3339());
 }
 
-fn new_endpoint(terms: Terms<'_>, planned: &Endpoint) -> NewEndpoint {
+fn new_endpoint(terms: Terms<'_>, planned: &Endpoint, pending: bool) -> NewEndpoint {
     let mode = if terms.mode == Mode::Strict {
         PolicyWord::STRICT
     } else {
         0
     };
-    let pending = if terms.pending {
-        PolicyWord::PENDING
-    } else {
-        0
-    };
+    let pending = if pending { PolicyWord::PENDING } else { 0 };
     NewEndpoint {
         ifindex: planned.interface.host_ifindex,
         mac: planned.interface.mac,

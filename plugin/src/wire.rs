@@ -266,18 +266,13 @@ pub fn serve(handle: impl FnOnce(&Call) -> Result<Option<String>, Failure>) -> E
     panic::set_hook(Box::new(keep_panic));
     let input = read_stdin(&environment);
     let asked = version_asked(input.as_deref().unwrap_or_default());
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+    let outcome = guarded(|| {
         let call = parse(environment, input.as_deref().map_err(Error::again))?;
         if call.command == Command::Version {
             Ok(Some(version_reply(&asked)))
         } else {
             handle(&call)
         }
-    }));
-    let outcome = outcome.unwrap_or_else(|payload| {
-        let error = Failure::Panic(last_panic(&*payload));
-        tracing::error!("{error}");
-        Err(error)
     });
     let (code, reply) = match outcome {
         Ok(reply) => (Code::SUCCESS, reply),
@@ -290,6 +285,15 @@ pub fn serve(handle: impl FnOnce(&Call) -> Result<Option<String>, Failure>) -> E
             ExitCode::from(Code::IO.0)
         }
     }
+}
+
+/// Runs `work`; its panic is one more error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let error = Failure::Panic(last_panic(&*payload));
+        tracing::error!("{error}");
+        Err(error)
+    })
 }
 
 impl Error {

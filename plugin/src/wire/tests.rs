@@ -131,6 +131,17 @@ fn replies_carry_the_version_asked_for() {
     assert!(reply.starts_with(r#"{"cniVersion":"0.3.1","code":4,"msg":"read CNI_COMMAND: the variable is not set","details":"#));
 }
 
+#[test]
+fn a_panic_is_an_error_like_any_other() {
+    let error = guarded::<()>(|| panic!("on {}", "purpose")).unwrap_err();
+    assert_eq!(codes::code(&error), Code::DEFECT);
+    let reply = error_reply(&Version::new(1, 0, 0), &error);
+    assert!(
+        reply.contains(r#""code":106,"msg":"carry out the call: panicked: on purpose"#),
+        "{reply}"
+    );
+}
+
 proptest::proptest! {
     #[test]
     fn no_input_panics(bytes: Vec<u8>, command in "ADD|DEL|CHECK|GC|STATUS|VERSION|x") {
