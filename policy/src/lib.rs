@@ -9,7 +9,7 @@
 //! - no I/O, no clock, no randomness, no async: equal inputs give equal outputs, byte for byte;
 //! - no panic on any input; a broken document is an error that names the document and the field, never less policy;
 //! - what is folded here (tiers, priorities, excepts, overlaps, ranges) costs a packet nothing;
-//! - each step of a [`plan`] leaves every endpoint with its old or its new verdict, never a third.
+//! - each step of a [`mod@plan`] leaves every endpoint with its old or its new verdict, never a third.
 //!
 //! It must not know files, maps, sockets, Kubernetes clients or the time; facts of that kind come in as arguments
 //! (for example [`select::Facts`]).

@@ -68,7 +68,10 @@ impl Differ<'_> {
         let mut rules = Written::default();
         self.new_rules(&mut rules);
         self.rules_of_made_classes(&mut rules);
-        let mut plan = Plan::default();
+        let mut plan = Plan {
+            waits: self.live.flipped,
+            ..Plan::default()
+        };
         let port_sets = rules.port_sets.iter().map(|(id, map)| Write::PutPortSet {
             id: *id,
             map: map.clone(),

@@ -100,6 +100,8 @@ pub struct Live {
     pub(super) port_sets: BTreeMap<PortSetId, Option<PortMap>>,
     pub(super) words: BTreeMap<EndpointId, Word>,
     pub(super) resting: Resting,
+    /// An endpoint left its set since the last grace period: packets may still be judged by it.
+    pub(super) flipped: bool,
 }
 
 /// Numbers that programs may still be using although no table names them any more.
@@ -147,6 +149,7 @@ impl Live {
             Write::PutWord { endpoint, word, .. } => {
                 if let Some(before) = self.words.insert(*endpoint, *word) {
                     self.resting.sets.insert(before.set);
+                    self.flipped |= before.set != word.set && before.set != SetId(0);
                 }
             }
         }
@@ -161,6 +164,7 @@ impl Live {
     /// A grace period is over: no program still uses what it read before. Numbers at rest may be used again.
     pub fn grace(&mut self) {
         self.resting = Resting::default();
+        self.flipped = false;
     }
 
     /// The endpoint's slot is free or another's: its word is no longer there.

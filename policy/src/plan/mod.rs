@@ -91,6 +91,8 @@ pub enum Write {
 /// A plan; see the module for its phases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
+    /// Wait before the first write: words changed under an earlier plan that did not come to its end.
+    pub waits: bool,
     /// Before anything changes for anybody.
     pub prepare: Vec<Write>,
     /// The change.
@@ -136,11 +138,13 @@ impl Plan {
 
     /// The new policy is in force once these are done: [`Plan::steps`] up to the last word.
     pub fn steps_to_force(&self) -> impl Iterator<Item = Step<'_>> {
-        let grace = (!self.prepare.is_empty() && !self.words.is_empty()).then_some(Step::Grace);
-        self.prepare
-            .iter()
-            .map(Step::Write)
-            .chain(grace)
+        let first = (self.waits && !self.prepare.is_empty()).then_some(Step::Grace);
+        let second = (!self.prepare.is_empty() && !self.words.is_empty()).then_some(Step::Grace);
+        let prepare = first
+            .into_iter()
+            .chain(self.prepare.iter().map(Step::Write));
+        prepare
+            .chain(second)
             .chain(self.words.iter().map(Step::Write))
     }
 

@@ -38,11 +38,20 @@ impl Eye {
     }
 
     fn functions(&mut self, live: &Live, ids: &[EndpointId]) -> Vec<Function> {
+        self.in_flight([live; 3], ids)
+    }
+
+    /// What a packet gets that reads the word, the peers and the rules at three moments.
+    fn in_flight(
+        &mut self,
+        [words, peers, rules]: [&Live; 3],
+        ids: &[EndpointId],
+    ) -> Vec<Function> {
         let addresses = testing::addresses();
         let classes: Vec<ClassId> = addresses
             .iter()
             .map(|address| {
-                let holding = live
+                let holding = peers
                     .peers
                     .iter()
                     .filter(|(prefix, _)| prefix.holds(*address));
@@ -53,12 +62,12 @@ impl Eye {
             .collect();
         ids.iter()
             .map(|id| {
-                let word = live.word(*id)?;
+                let word = words.word(*id)?;
                 let mut out = Vec::new();
                 for direction in DIRECTIONS {
                     for (address, class) in addresses.iter().zip(&classes) {
                         out.push(self.live_map(
-                            live,
+                            rules,
                             word,
                             direction,
                             Family::of(*address),
@@ -139,12 +148,18 @@ fn run(live: &mut Live, tables: &Tables, plan: &Plan, stop: usize) {
         );
     }
     let mut epochs = 0;
+    // What packets that have not ended may have read, with who had flipped then.
+    let mut moments = vec![(live.clone(), flipped.clone())];
     for (number, step) in plan.steps().enumerate() {
         if number == stop {
             return;
         }
         match step {
-            Step::Grace => live.grace(),
+            Step::Grace => {
+                still_in_flight(&mut eye, &moments, &ids, &before, &after);
+                moments.clear();
+                live.grace();
+            }
             Step::Write(write) => {
                 never_over_another(live, write);
                 live.apply(write);
@@ -166,6 +181,7 @@ fn run(live: &mut Live, tables: &Tables, plan: &Plan, stop: usize) {
                 }
             }
         }
+        moments.push((live.clone(), flipped.clone()));
         let now = eye.functions(live, &ids);
         for (place, id) in ids.iter().enumerate() {
             let expected = if flipped[place] {
@@ -180,7 +196,43 @@ fn run(live: &mut Live, tables: &Tables, plan: &Plan, stop: usize) {
             );
         }
     }
+    still_in_flight(&mut eye, &moments, &ids, &before, &after);
     assert!(epochs <= ids.len());
+}
+
+/// A packet that reads its word at one moment, its peer's class at a later and the rule at a still later one, with no
+/// grace period between, has the verdict that its word stands for.
+fn still_in_flight(
+    eye: &mut Eye,
+    moments: &[(Live, Vec<bool>)],
+    ids: &[EndpointId],
+    before: &[Function],
+    after: &[Function],
+) {
+    let Some(end) = moments.len().checked_sub(1) else {
+        return;
+    };
+    for [i, j, k] in [
+        [0, 0, end],
+        [0, end, end],
+        [0, end / 2, end],
+        [end / 2, end / 2, end],
+        [0, end / 3, end / 2],
+    ] {
+        let now = eye.in_flight([&moments[i].0, &moments[j].0, &moments[k].0], ids);
+        for place in 0..ids.len() {
+            let expected = if moments[i].1[place] {
+                &after[place]
+            } else {
+                &before[place]
+            };
+            assert!(
+                &now[place] == expected,
+                "endpoint {} in flight at {i}, {j}, {k} of {end}",
+                ids[place].0
+            );
+        }
+    }
 }
 
 /// Rules, port sets: what is there is never changed in place; nothing at rest is used.
@@ -365,4 +417,21 @@ fn writes_follow_the_change() {
     assert_eq!(change(&[&before, &after]), (7, 1));
     assert_eq!(change(&[&after, &before]), (7, 1));
     assert_eq!(change(&[&before, &before]), (0, 0));
+}
+
+#[test]
+fn after_words_without_a_grace_period_the_next_plan_waits() {
+    let endpoints = testing::endpoints();
+    let mut live = Live::default();
+    let [one, two, three] = [["10.0.0.1"], ["10.0.0.2"], ["10.0.0.3"]]
+        .map(|blocks| tables(&with_blocks(&blocks), &endpoints));
+    let first = plan(&live, &one);
+    run(&mut live, &one, &first, usize::MAX);
+    let second = plan(&live, &two);
+    assert!(!second.waits);
+    run(&mut live, &two, &second, second.steps_to_force().count());
+    let third = plan(&live, &three);
+    assert_eq!(third.steps().next(), Some(Step::Grace));
+    run(&mut live, &three, &third, usize::MAX);
+    same_as_fresh(&live, &three);
 }
