@@ -291,7 +291,7 @@ fn same_as_fresh(live: &Live, tables: &Tables) {
 }
 
 proptest! {
-    #![proptest_config(testing::cases(24))]
+    #![proptest_config(testing::cases(10))]
 
     #[test]
     fn each_write_gives_old_or_new(worlds in prop::collection::vec(testing::documents(), 1..4)) {
