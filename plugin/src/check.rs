@@ -10,10 +10,7 @@ use enforcer::{
 use state::{EnforcingMode, Phase, Record, Store};
 
 use crate::{
-    add::mode_of,
-    error::Error,
-    execute::{mac_text, open_endpoints},
-    request::AddRequest,
+    add::mode_of, error::Error, execute::open_endpoints, record::mac_text, request::AddRequest,
 };
 
 /// Carries out CHECK.

@@ -32,6 +32,7 @@ pub mod log;
 pub mod object;
 pub mod plan;
 pub mod prev;
+pub mod record;
 pub mod request;
 pub mod status;
 pub mod wait;
