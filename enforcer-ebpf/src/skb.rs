@@ -1,9 +1,12 @@
 //! The frame and what the kernel tells about it.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use verdict::env::{Frame, Meta};
+use verdict::packet::{HEAD_BYTES, Head};
 
 /// A frame, read by copy: that works on non-linear skbs too and changes nothing.
 pub(crate) struct Skb(pub(crate) *mut __sk_buff);
@@ -41,5 +44,21 @@ impl Frame for Skb {
     fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool {
         // SAFETY: the helper writes at most N bytes into the array.
         unsafe { bpf_skb_load_bytes(self.0.cast(), offset, into.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn head(&self, offset: u32, length: u32, into: &mut Head) -> bool {
+        // The verifier wants to see both bounds. LLVM knows them and would take the comparison out: it must not know
+        // where the number comes from.
+        // SAFETY: a variable of our own.
+        let length = unsafe { read_volatile(&raw const length) };
+        if length == 0 || length > HEAD_BYTES {
+            return false;
+        }
+        // SAFETY: a head has room for so many bytes behind its front.
+        unsafe {
+            let front = (&raw mut *into).cast::<u8>().add(Head::FRONT as usize);
+            bpf_skb_load_bytes(self.0.cast(), offset, front.cast(), length) == 0
+        }
     }
 }

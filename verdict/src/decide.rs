@@ -78,7 +78,7 @@ fn packet<E: Env, F: Frame>(
     word: PolicyWord,
     work: &mut Work,
 ) -> Reason {
-    if let Err(reason) = read(frame, meta, &mut work.packet, &mut work.buffer) {
+    if let Err(reason) = read(frame, meta, &mut work.packet, &mut work.head) {
         return reason;
     }
     let guard = endpoint.flags & ENDPOINT_GUARD != 0;
@@ -138,19 +138,12 @@ const fn is_mapped(addr: &[u32; 4]) -> bool {
 /// The MAC addresses: a pod sends from its own, and is not asked about frames that a bridge floods.
 #[inline(always)]
 fn link_layer(endpoint: &Endpoint, direction: Direction, guard: bool, packet: &Packet) -> Option<Reason> {
-    let own = &endpoint.mac;
     let (mac, wrong) = match direction {
-        Direction::Egress if guard => (&packet.src_mac, Reason::SpoofedMac),
-        Direction::Ingress if packet.dst_mac[0] & 1 == 0 => (&packet.dst_mac, Reason::NotForPod),
+        Direction::Egress if guard => (packet.src_mac, Reason::SpoofedMac),
+        Direction::Ingress if !packet.dst_mac.is_group() => (packet.dst_mac, Reason::NotForPod),
         _ => return None,
     };
-    let same = mac[0] == own[0]
-        && mac[1] == own[1]
-        && mac[2] == own[2]
-        && mac[3] == own[3]
-        && mac[4] == own[4]
-        && mac[5] == own[5];
-    if same { None } else { Some(wrong) }
+    if mac.is(&endpoint.mac) { None } else { Some(wrong) }
 }
 
 #[inline(always)]

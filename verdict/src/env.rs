@@ -4,12 +4,19 @@ use crate::layout::{
     Addr, Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey, PortValue,
     PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey,
 };
-use crate::packet::Packet;
+use crate::packet::{Head, Packet};
 
 /// The bytes of a frame, from its Ethernet header on.
 pub trait Frame {
     /// Copies `N` bytes at `offset`; false if the frame does not have them. Never changes the frame.
     fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool;
+
+    /// Copies `length` bytes (at most [`HEAD_BYTES`](crate::packet::HEAD_BYTES)) at `offset` into a head; false if the
+    /// frame does not have them. One call for what most packets need: in the kernel each costs as much as a look-up.
+    fn head(&self, offset: u32, length: u32, into: &mut Head) -> bool {
+        let mut byte = [0];
+        (0..length).all(|i| self.load(offset + i, &mut byte) && into.set(i, byte[0]))
+    }
 }
 
 /// What the kernel tells beside the bytes.
@@ -127,7 +134,9 @@ pub struct Work {
     pub port: PortKey,
     /// Key for the rules.
     pub rule: RuleKey,
-    /// Buffer for headers.
+    /// The first bytes of the frame.
+    pub head: Head,
+    /// Buffer for the headers of an embedded packet.
     pub buffer: [u8; 40],
 }
 
@@ -163,6 +172,7 @@ impl Work {
             source: SourceKey { prefix_len: 0, life: 0, family: 0, addr: Addr::ZERO },
             port: PortKey { prefix_len: 0, port_set: 0, protocol_be: 0, port_be: 0 },
             rule: RuleKey { class: 0, set: 0, direction: 0, family: 0 },
+            head: Head::EMPTY,
             buffer: [0; 40],
         }
     }

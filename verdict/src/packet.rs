@@ -84,9 +84,85 @@ pub struct Packet {
     /// See `ECHO_*`.
     pub echo: u8,
     /// Source MAC address.
-    pub src_mac: [u8; 6],
+    pub src_mac: Mac,
     /// Destination MAC address.
-    pub dst_mac: [u8; 6],
+    pub dst_mac: Mac,
+}
+
+/// A MAC address as it lies in memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac([u16; 3]);
+
+impl Mac {
+    /// Whether it is this address.
+    #[inline(always)]
+    pub const fn is(self, mac: &[u8; 6]) -> bool {
+        self.0[0] == u16::from_ne_bytes([mac[0], mac[1]])
+            && self.0[1] == u16::from_ne_bytes([mac[2], mac[3]])
+            && self.0[2] == u16::from_ne_bytes([mac[4], mac[5]])
+    }
+
+    /// Whether it is a group's.
+    #[inline(always)]
+    pub const fn is_group(self) -> bool {
+        self.0[0].to_ne_bytes()[0] & 1 != 0
+    }
+}
+
+/// Words of a [`Head`].
+const HEAD_WORDS: usize = 18;
+/// Bytes of a frame that a [`Head`] holds: Ethernet, IPv6 and TCP up to its flags.
+pub const HEAD_BYTES: u32 = 70;
+
+/// The first bytes of a frame, from the third byte on: so the IP header behind an Ethernet header lies on words, and an
+/// address is read as words and not byte by byte (the BPF target has no unaligned loads).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Head(pub [u32; HEAD_WORDS]);
+
+impl Head {
+    /// Nothing read yet.
+    pub const EMPTY: Self = Self([0; HEAD_WORDS]);
+    /// The byte at which the frame begins.
+    pub const FRONT: u32 = 2;
+    /// The word at which an IP header begins.
+    const IP: usize = 4;
+    /// The word behind an IPv4 header without options.
+    const BEHIND_V4: usize = 9;
+    /// The word behind an IPv6 header.
+    const BEHIND_V6: usize = 14;
+
+    /// Puts byte `at` of the frame in; false if there is no room for it.
+    pub(crate) const fn set(&mut self, at: u32, byte: u8) -> bool {
+        let at = (at + Self::FRONT) as usize;
+        if at / 4 >= HEAD_WORDS {
+            return false;
+        }
+        let mut bytes = self.0[at / 4].to_ne_bytes();
+        bytes[at % 4] = byte;
+        self.0[at / 4] = u32::from_ne_bytes(bytes);
+        true
+    }
+
+    /// A word's halves, each as it lies in memory.
+    #[inline(always)]
+    const fn halves(&self, word: usize) -> (u16, u16) {
+        let [a, b, c, d] = self.0[word].to_ne_bytes();
+        (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]))
+    }
+
+    /// A word as a number.
+    #[inline(always)]
+    const fn number(&self, word: usize) -> u32 {
+        u32::from_be(self.0[word])
+    }
+
+    /// IPv6 address from a word on.
+    #[inline(always)]
+    const fn addr(&self, word: usize) -> Addr {
+        Addr([self.0[word], self.0[word + 1], self.0[word + 2], self.0[word + 3]])
+    }
 }
 
 /// Not a fragment.
@@ -121,8 +197,8 @@ impl Packet {
         hop_limit: 0,
         fragment_header: 0,
         echo: ECHO_NONE,
-        src_mac: [0; 6],
-        dst_mac: [0; 6],
+        src_mac: Mac([0; 3]),
+        dst_mac: Mac([0; 3]),
     };
 
     /// Whether this is an ARP packet.
@@ -161,83 +237,111 @@ fn be16(high: u8, low: u8) -> u16 {
     u16::from_be_bytes([high, low])
 }
 
-/// Reads a frame into `packet`. `buffer` is working memory.
+/// Where the transport header stands.
+#[derive(Clone, Copy)]
+enum Transport {
+    /// In the head, behind an IPv4 header without options.
+    BehindV4,
+    /// In the head, behind an IPv6 header without extension headers.
+    BehindV6,
+    /// Somewhere in the frame.
+    Far,
+}
+
+/// Reads a frame into `packet`; `head` is working memory.
 ///
 /// # Errors
 /// The reason by which the frame is dropped.
 #[inline(always)]
-pub fn read<F: Frame>(frame: &F, meta: &Meta, packet: &mut Packet, buffer: &mut [u8; 40]) -> Result<(), Reason> {
+pub fn read<F: Frame>(frame: &F, meta: &Meta, packet: &mut Packet, head: &mut Head) -> Result<(), Reason> {
     *packet = Packet::EMPTY;
-    let mut eth = [0u8; 14];
-    if !frame.load(0, &mut eth) {
+    let mut l3 = 14u32;
+    if !read_head(frame, meta.len, l3, head) {
         return Err(Reason::Truncated);
     }
-    packet.dst_mac = [eth[0], eth[1], eth[2], eth[3], eth[4], eth[5]];
-    packet.src_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
-    let mut ethertype = be16(eth[12], eth[13]);
-    let mut l3 = 14u32;
+    let ((_, d0), (d1, d2)) = (head.halves(0), head.halves(1));
+    let ((s0, s1), (s2, ethertype)) = (head.halves(2), head.halves(3));
+    packet.dst_mac = Mac([d0, d1, d2]);
+    packet.src_mac = Mac([s0, s1, s2]);
+    let mut ethertype = u16::from_be(ethertype);
 
     // Priority tags (id 0) are stripped by the receiver and the packet is delivered; tags with an id are not ours.
     if meta.vlan_present && meta.vlan_tci & VLAN_ID != 0 {
         return Err(Reason::Vlan);
     }
     if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
-        let mut tag = [0u8; 4];
-        if !frame.load(l3, &mut tag) {
+        l3 = 18;
+        if meta.len < l3 {
             return Err(Reason::Truncated);
         }
-        ethertype = be16(tag[2], tag[3]);
-        if be16(tag[0], tag[1]) & VLAN_ID != 0 || ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
+        let tag = head.number(Head::IP);
+        ethertype = tag as u16;
+        if (tag >> 16) as u16 & VLAN_ID != 0 || ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
             return Err(Reason::Vlan);
         }
-        l3 = 18;
+        // The head again, without the tag: what follows lies where it does without one.
+        if !read_head(frame, meta.len, l3, head) {
+            return Err(Reason::Truncated);
+        }
     }
 
-    match ethertype {
-        ETHERTYPE_IPV4 => read_v4(frame, meta.len, meta.gso, l3, packet, buffer),
-        ETHERTYPE_IPV6 => read_v6(frame, meta.len, meta.gso, l3, packet, buffer),
+    let transport = match ethertype {
+        ETHERTYPE_IPV4 => read_v4(frame, meta, l3, packet, head)?,
+        ETHERTYPE_IPV6 => read_v6(frame, meta, l3, packet, head)?,
         ETHERTYPE_ARP => {
             packet.l4 = l3;
             packet.end = meta.len;
-            Ok(())
+            return Ok(());
         }
-        _ => Err(Reason::UnknownEthertype),
-    }
+        _ => return Err(Reason::UnknownEthertype),
+    };
+    read_transport(frame, transport, packet, head)
 }
 
-/// Reads the IPv4 header at `l3` and what follows it.
+/// Reads the head so that what begins at `l3` lies at [`Head::IP`].
+#[inline(always)]
+fn read_head<F: Frame>(frame: &F, len: u32, l3: u32, head: &mut Head) -> bool {
+    if len < l3 {
+        return false;
+    }
+    let left = len - (l3 - 14);
+    frame.head(l3 - 14, if left < HEAD_BYTES { left } else { HEAD_BYTES }, head)
+}
+
+/// Reads the IPv4 header at `l3`.
 #[inline(always)]
 fn read_v4<F: Frame>(
     frame: &F,
-    len: u32,
-    gso: bool,
+    meta: &Meta,
     l3: u32,
     packet: &mut Packet,
-    buffer: &mut [u8; 40],
-) -> Result<(), Reason> {
-    let mut h = [0u8; 20];
-    if !frame.load(l3, &mut h) {
+    head: &Head,
+) -> Result<Transport, Reason> {
+    if meta.len < l3 + 20 {
         return Err(Reason::Truncated);
     }
-    let header = u32::from(h[0] & 0x0f) * 4;
-    if h[0] >> 4 != 4 || header < 20 {
+    let first = head.number(Head::IP);
+    let header = ((first >> 24) & 0x0f) * 4;
+    if first >> 28 != 4 || header < 20 {
         return Err(Reason::BadHeader);
     }
-    let total = u32::from(be16(h[2], h[3]));
-    packet.end = end_of(len, gso, l3, total, header)?;
+    packet.end = end_of(meta.len, meta.gso, l3, first & 0xffff, header)?;
+    let (id, fragment) = head.halves(Head::IP + 1);
+    let third = head.number(Head::IP + 2);
     packet.family = V4;
-    packet.protocol = h[9];
-    packet.hop_limit = h[8];
-    packet.src = Addr::v4([h[12], h[13], h[14], h[15]]);
-    packet.dst = Addr::v4([h[16], h[17], h[18], h[19]]);
+    packet.protocol = (third >> 16) as u8;
+    packet.hop_limit = (third >> 24) as u8;
+    packet.src = Addr([head.0[Head::IP + 3], 0, 0, 0]);
+    packet.dst = Addr([head.0[Head::IP + 4], 0, 0, 0]);
     packet.l4 = l3 + header;
-    if header > 20 {
-        read_v4_options(frame, l3 + 20, l3 + header)?;
-    }
-    packet.fragment_id_be = u32::from(u16::from_ne_bytes([h[4], h[5]]));
-    let fragment = be16(h[6], h[7]);
+    packet.fragment_id_be = id as u32;
+    let fragment = u16::from_be(fragment);
     note_fragment(packet, fragment & 0x1fff, fragment & 0x2000 != 0)?;
-    read_transport(frame, packet, buffer)
+    if header == 20 {
+        return Ok(Transport::BehindV4);
+    }
+    read_v4_options(frame, l3 + 20, l3 + header)?;
+    Ok(Transport::Far)
 }
 
 /// Looks for source routes in IPv4 options: they lead to another destination than the one that is judged.
@@ -268,38 +372,60 @@ fn read_v4_options<F: Frame>(frame: &F, from: u32, end: u32) -> Result<(), Reaso
     Ok(())
 }
 
-/// Reads the IPv6 header at `l3`, its extension headers and what follows them.
+/// Reads the IPv6 header at `l3` and its extension headers.
 #[inline(always)]
 fn read_v6<F: Frame>(
     frame: &F,
-    len: u32,
-    gso: bool,
+    meta: &Meta,
     l3: u32,
     packet: &mut Packet,
-    buffer: &mut [u8; 40],
-) -> Result<(), Reason> {
-    let h: &mut [u8; 40] = buffer;
-    if !frame.load(l3, h) {
+    head: &Head,
+) -> Result<Transport, Reason> {
+    if meta.len < l3 + 40 {
         return Err(Reason::Truncated);
     }
-    if h[0] >> 4 != 6 {
+    let second = head.number(Head::IP + 1);
+    if head.number(Head::IP) >> 28 != 6 {
         return Err(Reason::BadHeader);
     }
-    let payload = u32::from(be16(h[4], h[5]));
-    packet.family = V6;
-    packet.hop_limit = h[7];
-    packet.src = Addr::v6([
-        h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15], h[16], h[17], h[18], h[19], h[20], h[21], h[22], h[23],
-    ]);
-    packet.dst = Addr::v6([
-        h[24], h[25], h[26], h[27], h[28], h[29], h[30], h[31], h[32], h[33], h[34], h[35], h[36], h[37], h[38], h[39],
-    ]);
-    let mut next = h[6];
+    let payload = second >> 16;
     // Length 0 is legal for a jumbogram made by GSO, with a hop-by-hop header (to 6.x) or without one.
-    let total = if payload == 0 && gso { 0 } else { payload + 40 };
-    packet.end = end_of(len, gso, l3, total, 40)?;
+    let total = if payload == 0 && meta.gso { 0 } else { payload + 40 };
+    packet.end = end_of(meta.len, meta.gso, l3, total, 40)?;
+    packet.family = V6;
+    packet.hop_limit = second as u8;
+    packet.src = head.addr(Head::IP + 2);
+    packet.dst = head.addr(Head::IP + 6);
+    packet.l4 = l3 + 40;
+    packet.protocol = (second >> 8) as u8;
+    if !is_extension(packet.protocol) {
+        return Ok(Transport::BehindV6);
+    }
+    read_extensions(frame, packet)?;
+    Ok(Transport::Far)
+}
 
-    let mut offset = l3 + 40;
+/// Whether a number is that of an IPv6 extension header.
+#[inline(always)]
+const fn is_extension(number: u8) -> bool {
+    matches!(
+        number,
+        proto::HOP_BY_HOP
+            | proto::ROUTING
+            | proto::FRAGMENT
+            | proto::AH
+            | proto::DESTINATION
+            | proto::MOBILITY
+            | proto::HIP
+            | proto::SHIM6
+    )
+}
+
+/// Walks the extension headers from `packet.l4` on, whose first is `packet.protocol`, to the transport header.
+#[inline(always)]
+fn read_extensions<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
+    let mut next = packet.protocol;
+    let mut offset = packet.l4;
     let mut rank = 0u8;
     for count in 0..=MAX_EXTENSION_HEADERS {
         let (least_rank, unit) = match next {
@@ -312,7 +438,7 @@ fn read_v6<F: Frame>(
             _ => {
                 packet.protocol = next;
                 packet.l4 = offset;
-                return read_transport(frame, packet, buffer);
+                return Ok(());
             }
         };
         if count == MAX_EXTENSION_HEADERS {
@@ -347,7 +473,7 @@ fn read_v6<F: Frame>(
             if packet.fragment == FRAGMENT_LATER {
                 packet.protocol = next;
                 packet.l4 = offset;
-                return read_transport(frame, packet, buffer);
+                return Ok(());
             }
         } else {
             let length = if unit == 4 { (u32::from(e[1]) + 2) * 4 } else { (u32::from(e[1]) + 1) * 8 };
@@ -413,7 +539,12 @@ const fn least_transport(protocol: u8) -> u32 {
 
 /// Reads ports, flags, type and identifier.
 #[inline(always)]
-fn read_transport<F: Frame>(frame: &F, packet: &mut Packet, buffer: &mut [u8; 40]) -> Result<(), Reason> {
+fn read_transport<F: Frame>(
+    frame: &F,
+    transport: Transport,
+    packet: &mut Packet,
+    head: &mut Head,
+) -> Result<(), Reason> {
     if packet.l4 > packet.end {
         return Err(Reason::Truncated);
     }
@@ -428,36 +559,58 @@ fn read_transport<F: Frame>(frame: &F, packet: &mut Packet, buffer: &mut [u8; 40
     if least == 0 {
         return Ok(());
     }
+    // Where the head holds the header, it holds all that is read of it: `end` is within the frame.
+    let at = match transport {
+        Transport::BehindV4 => Head::BEHIND_V4,
+        Transport::BehindV6 => Head::BEHIND_V6,
+        Transport::Far => {
+            load_transport(frame, packet, head)?;
+            Head::BEHIND_V4
+        }
+    };
+    // One index or the other, not a computed one: the verifier of 5.10 need not follow it.
+    let ((first, second), third, flags) = if at == Head::BEHIND_V4 {
+        (head.halves(Head::BEHIND_V4), head.halves(Head::BEHIND_V4 + 1), head.halves(Head::BEHIND_V4 + 3))
+    } else {
+        (head.halves(Head::BEHIND_V6), head.halves(Head::BEHIND_V6 + 1), head.halves(Head::BEHIND_V6 + 3))
+    };
+    if packet.protocol == proto::ICMP || packet.protocol == proto::ICMPV6 {
+        packet.icmp_type = first.to_ne_bytes()[0];
+        note_echo(packet, third.0);
+        return Ok(());
+    }
+    packet.src_port_be = first;
+    packet.dst_port_be = second;
+    if packet.protocol == proto::TCP {
+        // The header's own length, and flags that no stack sends together.
+        let [offset, flags] = flags.0.to_ne_bytes();
+        let header = u32::from(offset >> 4) * 4;
+        if header < 20 || header > packet.end - packet.l4 && packet.fragment == FRAGMENT_NONE {
+            return Err(Reason::BadHeader);
+        }
+        packet.tcp_flags = flags;
+        if flags & tcp::SYN != 0 && flags & (tcp::FIN | tcp::RST) != 0 {
+            return Err(Reason::BadHeader);
+        }
+    }
+    Ok(())
+}
+
+/// Loads what is read of a transport header that is not in the head, to where it stands behind a plain IPv4 header.
+#[inline(always)]
+fn load_transport<F: Frame>(frame: &F, packet: &Packet, head: &mut Head) -> Result<(), Reason> {
     let mut h = [0u8; 8];
     if !frame.load(packet.l4, &mut h) {
         return Err(Reason::Truncated);
     }
-    match packet.protocol {
-        proto::ICMP | proto::ICMPV6 => {
-            packet.icmp_type = h[0];
-            note_echo(packet, u16::from_ne_bytes([h[4], h[5]]));
-        }
-        _ => {
-            packet.src_port_be = u16::from_ne_bytes([h[0], h[1]]);
-            packet.dst_port_be = u16::from_ne_bytes([h[2], h[3]]);
-        }
-    }
+    head.0[Head::BEHIND_V4] = u32::from_ne_bytes([h[0], h[1], h[2], h[3]]);
+    head.0[Head::BEHIND_V4 + 1] = u32::from_ne_bytes([h[4], h[5], h[6], h[7]]);
     if packet.protocol == proto::TCP {
-        let flags: &mut [u8; 40] = buffer;
-        let mut two = [0u8; 2];
-        if !frame.load(packet.l4 + 12, &mut two) {
+        let mut h = [0u8; 4];
+        if !frame.load(packet.l4 + 12, &mut h) {
             return Err(Reason::Truncated);
         }
-        flags[0] = two[0];
-        // The header's own length, and flags that no stack sends together.
-        let header = u32::from(two[0] >> 4) * 4;
-        if header < 20 || header > packet.end - packet.l4 && packet.fragment == FRAGMENT_NONE {
-            return Err(Reason::BadHeader);
-        }
-        packet.tcp_flags = two[1];
-        if two[1] & tcp::SYN != 0 && two[1] & (tcp::FIN | tcp::RST) != 0 {
-            return Err(Reason::BadHeader);
-        }
+        head.0[Head::BEHIND_V4 + 3] = u32::from_ne_bytes(h);
     }
     Ok(())
 }

@@ -14,13 +14,13 @@ use verdict::layout::{Direction, PeerKey};
 use verdict::model::case::{Change, ModelWorld};
 use verdict::model::generate::{Source, beginning};
 use verdict::model::{Bytes, Via, Wire, World, frame};
-use verdict::packet::{self, FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Packet};
+use verdict::packet::{self, FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Head, Packet};
 use verdict::{PolicyWord, Reason};
 
 /// What the crate's reader says, in the reference's words.
 fn seen(wire: &Wire) -> Option<Seen> {
-    let (mut p, mut buffer) = (Packet::EMPTY, [0; 40]);
-    packet::read(&wire.bytes, &wire.meta(1, 1), &mut p, &mut buffer).ok()?;
+    let (mut p, mut head) = (Packet::EMPTY, Head::EMPTY);
+    packet::read(&wire.bytes, &wire.meta(1, 1), &mut p, &mut head).ok()?;
     if p.is_arp() {
         return Some(Seen::Arp);
     }
