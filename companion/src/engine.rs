@@ -588,11 +588,6 @@ impl Engine {
         if locals == self.locals {
             return false;
         }
-        let policies: Vec<Arc<Policy>> = self.intake.policies().values().map(Arc::clone).collect();
-        for local in locals.values().filter(|l| !self.locals.contains_key(&l.id())) {
-            let one = std::slice::from_ref(&local.endpoint);
-            policies.iter().for_each(|policy| self.facts.observe(policy, one, |_| false));
-        }
         if let Some(kernel) = &mut self.kernel {
             let gone = kernel.live.endpoints().filter(|id| !locals.contains_key(id)).collect::<Vec<_>>();
             gone.into_iter().for_each(|id| kernel.live.forget(id));
@@ -726,6 +721,11 @@ impl Engine {
             tracing::trace!("plan\n{plan}");
         }
         let writes = plan.len();
+        if plan.waits && !plan.prepare.is_empty() {
+            // Words changed under a plan whose grace period was not waited for: programs may still use what they read.
+            Grace::new()?.wait()?;
+            kernel.live.grace();
+        }
         kernel.write(&plan.prepare)?;
         kernel.flip(&plan.words, target)?;
         for local in locals.values().filter(|local| self.tables.endpoints.contains_key(&local.id())) {

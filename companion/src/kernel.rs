@@ -39,6 +39,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Keeper(#[from] enforcer::keeper::Error),
     #[error(transparent)]
+    Grace(#[from] enforcer::grace::Error),
+    #[error(transparent)]
     Lock(#[from] state::lock::Error),
 }
 
