@@ -27,10 +27,19 @@ fn main() {
 }
 
 fn build() -> Result<(), String> {
-    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
-    let root = here.parent().ok_or("the crate has no parent folder")?.to_path_buf();
+    let here =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
+    let root = here
+        .parent()
+        .ok_or("the crate has no parent folder")?
+        .to_path_buf();
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    for watched in ["enforcer-ebpf/src", "enforcer-ebpf/Cargo.toml", "verdict/src", "verdict/Cargo.toml"] {
+    for watched in [
+        "enforcer-ebpf/src",
+        "enforcer-ebpf/Cargo.toml",
+        "verdict/src",
+        "verdict/Cargo.toml",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     println!("cargo::rerun-if-env-changed=PODGATE_BPF_TOOLCHAIN");
@@ -41,7 +50,8 @@ fn build() -> Result<(), String> {
     let target_dir = out.join("bpf");
     let mut cargo = match toolchain {
         Toolchain::DebianRustcWeb => {
-            let mut c = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+            let mut c =
+                Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
             clean(&mut c);
             c.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
             c.args(["build", "--release"]);
@@ -50,26 +60,54 @@ fn build() -> Result<(), String> {
         Toolchain::Nightly => {
             let mut c = Command::new("rustup");
             clean(&mut c);
-            c.args(["run", "nightly", "cargo", "build", "--release", "-Z", "build-std=core"]);
+            c.args([
+                "run",
+                "nightly",
+                "cargo",
+                "build",
+                "--release",
+                "-Z",
+                "build-std=core",
+            ]);
             c
         }
     };
-    let flags = [format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2".into(), "-Clink-arg=--btf".into()];
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2".into(),
+        "-Clink-arg=--btf".into(),
+    ];
     cargo
         .current_dir(&root)
-        .args(["--package", "enforcer-ebpf", "--bin", "podgate-bpf", "--target", TARGET, "--target-dir"])
+        .args([
+            "--package",
+            "enforcer-ebpf",
+            "--bin",
+            "podgate-bpf",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
         .arg(&target_dir)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join(&SEPARATOR.to_string()))
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            flags.join(&SEPARATOR.to_string()),
+        )
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker);
     if Path::new(&root).join("Cargo.lock").exists() {
         cargo.arg("--locked");
     }
-    let output = cargo.output().map_err(|e| format!("run cargo for the kernel programs: {e}"))?;
+    let output = cargo
+        .output()
+        .map_err(|e| format!("run cargo for the kernel programs: {e}"))?;
     if !output.status.success() {
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             println!("cargo::warning={line}");
         }
-        return Err(format!("build of the kernel programs failed: {}", output.status));
+        return Err(format!(
+            "build of the kernel programs failed: {}",
+            output.status
+        ));
     }
     let object = target_dir.join(TARGET).join("release/podgate-bpf");
     println!("cargo::rustc-env=PODGATE_BPF_OBJECT={}", object.display());
@@ -84,19 +122,28 @@ fn build() -> Result<(), String> {
 /// Takes away what the outer cargo set for the host's build.
 fn clean(command: &mut Command) {
     for name in [
-        "RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTDOC",
-        "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "RUSTUP_TOOLCHAIN", "RUSTC_LINKER",
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTDOC",
+        "CARGO_BUILD_TARGET",
+        "CARGO_TARGET_DIR",
+        "RUSTUP_TOOLCHAIN",
+        "RUSTC_LINKER",
     ] {
         command.env_remove(name);
     }
 }
 
 fn find_linker() -> Result<PathBuf, String> {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo"))
-    });
-    let mut folders: Vec<PathBuf> =
-        env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo")));
+    let mut folders: Vec<PathBuf> = env::var_os("PATH")
+        .map(|p| env::split_paths(&p).collect())
+        .unwrap_or_default();
     folders.extend(home.map(|h| h.join("bin")));
     folders
         .into_iter()
@@ -113,13 +160,20 @@ fn find_toolchain() -> Result<Toolchain, String> {
                 .args(["--print", "target-libdir", "--target", TARGET])
                 .output()
                 .is_ok_and(|o| {
-                    o.status.success() && Path::new(String::from_utf8_lossy(&o.stdout).trim()).is_dir()
+                    o.status.success()
+                        && Path::new(String::from_utf8_lossy(&o.stdout).trim()).is_dir()
                 })
     };
     let nightly = || {
-        Command::new("rustup").args(["component", "list", "--toolchain", "nightly", "--installed"]).output().is_ok_and(
-            |o| o.status.success() && String::from_utf8_lossy(&o.stdout).lines().any(|l| l.starts_with("rust-src")),
-        )
+        Command::new("rustup")
+            .args(["component", "list", "--toolchain", "nightly", "--installed"])
+            .output()
+            .is_ok_and(|o| {
+                o.status.success()
+                    && String::from_utf8_lossy(&o.stdout)
+                        .lines()
+                        .any(|l| l.starts_with("rust-src"))
+            })
     };
     match wanted.as_str() {
         "debian" if debian() => Ok(Toolchain::DebianRustcWeb),

@@ -29,7 +29,9 @@ const BURST: Duration = Duration::from_millis(20);
 #[non_exhaustive]
 pub enum Error {
     /// A flag that asks for what is not there.
-    #[error("--enable-cloudwatch-logs: not built yet; use --enable-policy-event-logs with --flow-log-file and ship that file")]
+    #[error(
+        "--enable-cloudwatch-logs: not built yet; use --enable-policy-event-logs with --flow-log-file and ship that file"
+    )]
     CloudWatch,
     /// The log.
     #[error("open log {}: {source}", path.display())]
@@ -66,8 +68,10 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
     if flags.enable_cloudwatch_logs {
         return Err(Error::CloudWatch);
     }
-    logging::begin(&flags.log_level, flags.log_file.as_deref())
-        .map_err(|source| Error::Log { path: flags.log_file.clone().unwrap_or_default(), source })?;
+    logging::begin(&flags.log_level, flags.log_file.as_deref()).map_err(|source| Error::Log {
+        path: flags.log_file.clone().unwrap_or_default(),
+        source,
+    })?;
     let store = Store::create(&flags.state_dir)?;
     let _alive = store.companion_lock()?;
     tracing::info!(
@@ -77,7 +81,9 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
         "podgated starts"
     );
     if !flags.enable_network_policy {
-        tracing::warn!("--enable-network-policy=false: enforcement of all endpoints is suspended, nothing is dropped");
+        tracing::warn!(
+            "--enable-network-policy=false: enforcement of all endpoints is suspended, nothing is dropped"
+        );
     }
     if let Some(size) = flags.conntrack_cache_table_size {
         write_table_size(&store, size);
@@ -96,23 +102,40 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
     let shared = Arc::new(Shared::default());
     shared.update(|known| known.unready = Some("starting".into()));
     // Dropped at the end: the thread ends with it.
-    let _events = flags.enable_policy_event_logs.then(|| events_thread(&shared, flags)).transpose()?;
+    let _events = flags
+        .enable_policy_event_logs
+        .then(|| events_thread(&shared, flags))
+        .transpose()?;
     let engine = Engine::new(store, options, Arc::clone(&shared), ask_grace);
     let engine = thread::Builder::new()
         .name("engine".into())
         .spawn(move || engine.run(&inbox))
-        .map_err(|source| Error::System { verb: "start engine thread", source })?;
+        .map_err(|source| Error::System {
+            verb: "start engine thread",
+            source,
+        })?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| Error::System { verb: "start runtime", source })?;
+        .map_err(|source| Error::System {
+            verb: "start runtime",
+            source,
+        })?;
     store_thread(watcher, to_engine.clone())?;
     let ended = runtime.block_on(async {
         let metrics = http::metrics_router(Arc::clone(&shared), flags.bpf_dir.clone());
-        tokio::spawn(http::serve("metrics", flags.metrics_bind_addr.clone(), metrics));
+        tokio::spawn(http::serve(
+            "metrics",
+            flags.metrics_bind_addr.clone(),
+            metrics,
+        ));
         let health = http::health_router(Arc::clone(&shared));
-        tokio::spawn(http::serve("health", flags.health_probe_bind_addr.clone(), health));
+        tokio::spawn(http::serve(
+            "health",
+            flags.health_probe_bind_addr.clone(),
+            health,
+        ));
         serve(&to_engine).await
     });
     // The engine ends between two passes; what is in the maps stays in force.
@@ -124,13 +147,16 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
 
 /// `--conntrack-cache-table-size` is for the next load.
 fn write_table_size(store: &Store, size: u32) {
-    let done = store.node_config().map_err(|e| e.to_string()).and_then(|mut config| {
-        if config.conntrack_cache_table_size == Some(size) {
-            return Ok(());
-        }
-        config.conntrack_cache_table_size = Some(size);
-        store.write_node_config(&config).map_err(|e| e.to_string())
-    });
+    let done = store
+        .node_config()
+        .map_err(|e| e.to_string())
+        .and_then(|mut config| {
+            if config.conntrack_cache_table_size == Some(size) {
+                return Ok(());
+            }
+            config.conntrack_cache_table_size = Some(size);
+            store.write_node_config(&config).map_err(|e| e.to_string())
+        });
     match done {
         Ok(()) => {}
         Err(error) => tracing::error!("write flow table size to node.json: {error}"),
@@ -165,8 +191,16 @@ fn grace_thread(to_engine: Sender<Message>) -> Result<Sender<u64>, Error> {
 }
 
 async fn serve(to_engine: &Sender<Message>) -> Result<(), Error> {
-    let signals = |kind| signal(kind).map_err(|source| Error::System { verb: "wait for signals", source });
-    let (mut term, mut int) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let signals = |kind| {
+        signal(kind).map_err(|source| Error::System {
+            verb: "wait for signals",
+            source,
+        })
+    };
+    let (mut term, mut int) = (
+        signals(SignalKind::terminate())?,
+        signals(SignalKind::interrupt())?,
+    );
     tokio::select! {
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
@@ -208,7 +242,13 @@ fn store_thread(mut watcher: Watcher, to_engine: Sender<Message>) -> Result<(), 
             if ticks.is_empty() {
                 continue;
             }
-            if to_engine.send(Message::Store { ticks: ticks.into_iter().collect(), at_ns }).is_err() {
+            if to_engine
+                .send(Message::Store {
+                    ticks: ticks.into_iter().collect(),
+                    at_ns,
+                })
+                .is_err()
+            {
                 return;
             }
         }
@@ -218,14 +258,29 @@ fn store_thread(mut watcher: Watcher, to_engine: Sender<Message>) -> Result<(), 
 
 fn events_thread(shared: &Arc<Shared>, flags: &Flags) -> Result<Sender<()>, Error> {
     let (stop, stopped) = mpsc::channel();
-    let (shared, bpf_dir, log) = (Arc::clone(shared), flags.bpf_dir.clone(), flags.flow_log_file.clone());
-    spawn("events", "start events thread", move || events::run(&shared, &bpf_dir, log, &stopped))?;
+    let (shared, bpf_dir, log) = (
+        Arc::clone(shared),
+        flags.bpf_dir.clone(),
+        flags.flow_log_file.clone(),
+    );
+    spawn("events", "start events thread", move || {
+        events::run(&shared, &bpf_dir, log, &stopped)
+    })?;
     Ok(stop)
 }
 
-fn spawn(name: &str, verb: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let thread = thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(work);
-    thread.map(|_| ()).map_err(|source| Error::System { verb, source })
+fn spawn(
+    name: &str,
+    verb: &'static str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<(), Error> {
+    let thread = thread::Builder::new()
+        .name(name.into())
+        .stack_size(256 << 10)
+        .spawn(work);
+    thread
+        .map(|_| ())
+        .map_err(|source| Error::System { verb, source })
 }
 
 /// Tells of changes of the host's network; ends only when nobody listens.
@@ -234,7 +289,10 @@ async fn watch_network(to_engine: &Sender<Message>) {
         match NetWatcher::start() {
             Ok(mut watcher) => {
                 // Whatever happened before it watched.
-                if to_engine.send(Message::Network(vec![Change::Lost])).is_err() {
+                if to_engine
+                    .send(Message::Network(vec![Change::Lost]))
+                    .is_err()
+                {
                     return;
                 }
                 while let Some(change) = watcher.next().await {

@@ -137,11 +137,19 @@ struct Dirty {
 }
 
 impl Engine {
-    pub(crate) fn new(store: Store, options: Options, shared: Arc<Shared>, ask_grace: Sender<u64>) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        options: Options,
+        shared: Arc<Shared>,
+        ask_grace: Sender<u64>,
+    ) -> Self {
         let now = Instant::now();
         let intake = Intake::new(&store);
         let before: Option<status::Companion> = status::Companion::read(&store).ok().flatten();
-        let told_endpoints = status::Endpoints::read(&store).ok().flatten().unwrap_or_default();
+        let told_endpoints = status::Endpoints::read(&store)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         let sweep = options.sweep;
         let status = status::Companion {
             pid: std::process::id(),
@@ -201,11 +209,13 @@ impl Engine {
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 // Nothing waits: one thing of those that have time, or sleep.
                 Err(std::sync::mpsc::TryRecvError::Empty) if self.chore() => None,
-                Err(std::sync::mpsc::TryRecvError::Empty) => match inbox.recv_timeout(self.patience()) {
-                    Ok(message) => Some(message),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                },
+                Err(std::sync::mpsc::TryRecvError::Empty) => {
+                    match inbox.recv_timeout(self.patience()) {
+                        Ok(message) => Some(message),
+                        Err(RecvTimeoutError::Timeout) => None,
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                }
             };
             if let Some(message) = message {
                 if matches!(message, Message::Stop) {
@@ -222,7 +232,11 @@ impl Engine {
             self.shared.beat();
             self.clock();
             self.pass();
-            if self.suspects.all || !self.suspects.some.is_empty() || !self.rowless.is_empty() || self.has_flaws() {
+            if self.suspects.all
+                || !self.suspects.some.is_empty()
+                || !self.rowless.is_empty()
+                || self.has_flaws()
+            {
                 self.inspect();
                 self.pass();
             }
@@ -236,8 +250,17 @@ impl Engine {
     /// How long nothing happens by itself.
     fn patience(&self) -> Duration {
         let retry = self.retry.map(|(at, _)| at);
-        let clocks = [self.next_full, self.next_look, self.next_scan, self.next_sweep];
-        let next = clocks.into_iter().chain(self.intake.due()).chain(retry).min();
+        let clocks = [
+            self.next_full,
+            self.next_look,
+            self.next_scan,
+            self.next_sweep,
+        ];
+        let next = clocks
+            .into_iter()
+            .chain(self.intake.due())
+            .chain(retry)
+            .min();
         next.map_or(LOOK, |next| next.saturating_duration_since(Instant::now()))
     }
 
@@ -289,7 +312,14 @@ impl Engine {
         } else {
             self.dirty.policy = true;
         }
-        self.dirty = Dirty { node: true, hosts: true, workloads: true, pods: true, marks: true, ..self.dirty };
+        self.dirty = Dirty {
+            node: true,
+            hosts: true,
+            workloads: true,
+            pods: true,
+            marks: true,
+            ..self.dirty
+        };
         self.seen_at_ns = self.seen_at_ns.max(at_ns);
         self.next_full = Instant::now() + FULL_PASS;
     }
@@ -324,7 +354,9 @@ impl Engine {
     fn sweep(&mut self) {
         self.last_sweep = Instant::now();
         self.next_sweep = self.last_sweep + self.options.sweep;
-        let Some(kernel) = &mut self.kernel else { return };
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
         match kernel.flows.sweep(&self.store, &kernel.endpoints) {
             Ok(summary) => {
                 let counts = &self.shared.counts;
@@ -343,12 +375,16 @@ impl Engine {
 
     /// Keeps shares right, and sweeps sooner where expired flows would keep new ones out.
     fn shares(&mut self) {
-        let Some(kernel) = &mut self.kernel else { return };
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
         let flows = &mut kernel.flows;
         let looked = (|| {
             if !flows.has_fair_share(self.locals.len())? {
                 match self.store.lock(LOCK) {
-                    Ok(locked) => flows.set_fair_share(&locked, self.locals.len()).map(|_| ())?,
+                    Ok(locked) => flows
+                        .set_fair_share(&locked, self.locals.len())
+                        .map(|_| ())?,
                     Err(error) => tracing::warn!("set fair share of flows: {error}"),
                 }
             }
@@ -407,7 +443,11 @@ impl Engine {
         for (leftover, error) in &failed {
             tracing::warn!("remove {leftover}: {error}");
         }
-        let worth = found.iter().filter(|l| !l.is_dust()).count().saturating_sub(failed.len());
+        let worth = found
+            .iter()
+            .filter(|l| !l.is_dust())
+            .count()
+            .saturating_sub(failed.len());
         Counts::add(&self.shared.counts.leftovers, worth as u64);
         self.dirty.pods = true;
     }
@@ -422,15 +462,22 @@ impl Engine {
                     || suspects.some.contains(&record.ifindex)
                     || self.status.flaws.contains_key(&record.ifindex))
         };
-        let attached = self.locals.values().map(|local| &local.record).filter(|record| is_suspect(record));
+        let attached = self
+            .locals
+            .values()
+            .map(|local| &local.record)
+            .filter(|record| is_suspect(record));
         let mut flaws = self.status.flaws.clone();
         flaws.retain(|ifindex, _| self.locals.values().any(|l| l.record.ifindex == *ifindex));
         for record in attached.chain(&self.rowless) {
             let found = match repair::check(&kernel.endpoints, &kernel.programs, record) {
                 Ok(None) => None,
-                Ok(Some(_)) => Some(self.store.lock(LOCK).map_err(|e| e.to_string()).and_then(|locked| {
-                    repair::repair(&locked, &self.options.bpf_dir, &kernel.programs, record).map_err(|e| e.to_string())
-                })),
+                Ok(Some(_)) => Some(self.store.lock(LOCK).map_err(|e| e.to_string()).and_then(
+                    |locked| {
+                        repair::repair(&locked, &self.options.bpf_dir, &kernel.programs, record)
+                            .map_err(|e| e.to_string())
+                    },
+                )),
                 Err(error) => Some(Err(error.to_string())),
             };
             let pod = || format!("{}/{}", record.pod_namespace, record.pod_name);
@@ -446,7 +493,11 @@ impl Engine {
                 }
                 Some(Err(error)) => {
                     if flaws.get(&record.ifindex) != Some(&error) {
-                        tracing::error!(pod = pod(), veth = record.veth, "not enforced as it should be: {error}");
+                        tracing::error!(
+                            pod = pod(),
+                            veth = record.veth,
+                            "not enforced as it should be: {error}"
+                        );
                     }
                     flaws.insert(record.ifindex, error);
                 }
@@ -465,7 +516,9 @@ impl Engine {
                 // Links die with their pins.
                 Ok(true) => self.suspects.all = true,
                 Ok(false) => {
-                    tracing::warn!("the kernel objects were made anew; taking up what is there now");
+                    tracing::warn!(
+                        "the kernel objects were made anew; taking up what is there now"
+                    );
                     (self.kernel, self.tidy) = (None, None);
                 }
                 Err(error) => tracing::error!("put pins back: {error}"),
@@ -479,8 +532,13 @@ impl Engine {
             self.shares();
         }
         // Nobody tells of TCX.
-        let tcx = self.locals.values().filter(|local| local.record.attach_mode == AttachMode::Tcx);
-        self.suspects.some.extend(tcx.map(|local| local.record.ifindex));
+        let tcx = self
+            .locals
+            .values()
+            .filter(|local| local.record.attach_mode == AttachMode::Tcx);
+        self.suspects
+            .some
+            .extend(tcx.map(|local| local.record.ifindex));
     }
 
     fn open_kernel(&mut self) {
@@ -498,7 +556,11 @@ impl Engine {
             Ok(None) => {}
             Err(error) => tracing::error!("take up the kernel objects: {error}"),
         }
-        let maps = if self.kernel.is_some() { status::Maps::Loaded } else { status::Maps::Absent };
+        let maps = if self.kernel.is_some() {
+            status::Maps::Loaded
+        } else {
+            status::Maps::Absent
+        };
         if self.status.maps != maps {
             self.status.maps = maps;
             self.dirty.marks = true;
@@ -508,7 +570,13 @@ impl Engine {
     /// Brings everything to where the store says it should be.
     fn pass(&mut self) {
         let dirty = std::mem::take(&mut self.dirty);
-        if !(dirty.node || dirty.hosts || dirty.workloads || dirty.pods || dirty.policy || dirty.marks) {
+        if !(dirty.node
+            || dirty.hosts
+            || dirty.workloads
+            || dirty.pods
+            || dirty.policy
+            || dirty.marks)
+        {
             return;
         }
         self.write_index();
@@ -536,7 +604,10 @@ impl Engine {
             self.hosts(&mut problems);
         }
         if problems != self.status.problems {
-            for problem in problems.iter().filter(|p| !self.status.problems.contains(p)) {
+            for problem in problems
+                .iter()
+                .filter(|p| !self.status.problems.contains(p))
+            {
                 tracing::warn!("{problem}");
             }
             self.status.problems = problems;
@@ -579,17 +650,37 @@ impl Engine {
                 .is_ok_and(|row| row.is_some_and(|row| row.life == record.life)),
         };
         let now = Instant::now();
-        let attached: Vec<Record> = records.good.iter().filter(|r| r.phase == Phase::Attached).cloned().collect();
-        let locals = local::gather(records.good, &self.workloads, &self.config, &self.locals, now, lives);
+        let attached: Vec<Record> = records
+            .good
+            .iter()
+            .filter(|r| r.phase == Phase::Attached)
+            .cloned()
+            .collect();
+        let locals = local::gather(
+            records.good,
+            &self.workloads,
+            &self.config,
+            &self.locals,
+            now,
+            lives,
+        );
         if kernel.is_some() {
-            rowless.extend(attached.into_iter().filter(|record| !locals.contains_key(&EndpointId(record.life))));
+            rowless.extend(
+                attached
+                    .into_iter()
+                    .filter(|record| !locals.contains_key(&EndpointId(record.life))),
+            );
         }
         self.rowless = rowless;
         if locals == self.locals {
             return false;
         }
         if let Some(kernel) = &mut self.kernel {
-            let gone = kernel.live.endpoints().filter(|id| !locals.contains_key(id)).collect::<Vec<_>>();
+            let gone = kernel
+                .live
+                .endpoints()
+                .filter(|id| !locals.contains_key(id))
+                .collect::<Vec<_>>();
             gone.into_iter().for_each(|id| kernel.live.forget(id));
         }
         self.locals = locals;
@@ -624,16 +715,24 @@ impl Engine {
     /// Interfaces by which the host's own traffic comes back: by name in the records, by index in the kernel.
     fn host_paths(&self, problems: &mut Vec<String>) {
         let Some(kernel) = &self.kernel else { return };
-        let lists = self.locals.values().filter_map(|l| l.record.other.get(hosts::HOST_PATHS_KEY)?.as_array());
-        let names: BTreeSet<String> =
-            lists.flatten().filter_map(|name| name.as_str()).map(ToOwned::to_owned).collect();
+        let lists = self
+            .locals
+            .values()
+            .filter_map(|l| l.record.other.get(hosts::HOST_PATHS_KEY)?.as_array());
+        let names: BTreeSet<String> = lists
+            .flatten()
+            .filter_map(|name| name.as_str())
+            .map(ToOwned::to_owned)
+            .collect();
         if names.is_empty() {
             return;
         }
-        let done = hosts::host_path_ifindexes(&names).map_err(|e| e.to_string()).and_then(|wanted| {
-            let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
-            hosts::set_host_paths(&locked, &kernel.pins, &wanted).map_err(|e| e.to_string())
-        });
+        let done = hosts::host_path_ifindexes(&names)
+            .map_err(|e| e.to_string())
+            .and_then(|wanted| {
+                let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
+                hosts::set_host_paths(&locked, &kernel.pins, &wanted).map_err(|e| e.to_string())
+            });
         if let Err(error) = done {
             problems.push(format!("bring host paths up to date: {error}"));
         }
@@ -650,15 +749,22 @@ impl Engine {
                     word.has(PolicyWord::PENDING) || word.epoch() == 0
                 })
         };
-        let endpoints: Vec<policy::Endpoint> =
-            self.locals.values().filter(|local| !undecided(local)).map(|local| local.endpoint.clone()).collect();
+        let endpoints: Vec<policy::Endpoint> = self
+            .locals
+            .values()
+            .filter(|local| !undecided(local))
+            .map(|local| local.endpoint.clone())
+            .collect();
         let begin = Instant::now();
         self.tables = compile(&endpoints, self.intake.policies(), &self.facts);
         let compiled = begin.elapsed();
         match self.carry_out() {
             Ok(writes) => {
                 Counts::add(&self.shared.counts.applied, 1);
-                Counts::add(&self.shared.counts.apply_us, begin.elapsed().as_micros() as u64);
+                Counts::add(
+                    &self.shared.counts.apply_us,
+                    begin.elapsed().as_micros() as u64,
+                );
                 tracing::debug!(
                     endpoints = endpoints.len(),
                     policies = self.intake.policies().len(),
@@ -673,12 +779,16 @@ impl Engine {
                 self.retry = None;
             }
             Err(error) => {
-                let wait = self.retry.map_or(RETRY, |(_, wait)| (wait * 2).min(RETRY_AT_MOST));
+                let wait = self
+                    .retry
+                    .map_or(RETRY, |(_, wait)| (wait * 2).min(RETRY_AT_MOST));
                 self.retry = Some((Instant::now() + wait, wait));
                 Counts::add(&self.shared.counts.apply_errors, 1);
                 let error = error.to_string();
                 if self.status.error.as_ref() != Some(&error) {
-                    tracing::error!("apply policy: {error}; the policy before stays in force, trying again");
+                    tracing::error!(
+                        "apply policy: {error}; the policy before stays in force, trying again"
+                    );
                 }
                 self.status.error = Some(error);
             }
@@ -690,19 +800,28 @@ impl Engine {
         let now = Instant::now();
         let policies = self.intake.policies();
         let is_new = |key: &PolicyKey, policy: &Arc<Policy>| {
-            self.observed.get(key).is_none_or(|before| !Arc::ptr_eq(before, policy))
+            self.observed
+                .get(key)
+                .is_none_or(|before| !Arc::ptr_eq(before, policy))
         };
-        let news: Vec<&Arc<Policy>> =
-            policies.iter().filter(|(key, policy)| is_new(key, policy)).map(|(_, policy)| policy).collect();
+        let news: Vec<&Arc<Policy>> = policies
+            .iter()
+            .filter(|(key, policy)| is_new(key, policy))
+            .map(|(_, policy)| policy)
+            .collect();
         if news.is_empty() && policies.len() == self.observed.len() {
             return;
         }
-        let endpoints: Vec<policy::Endpoint> = self.locals.values().map(|l| l.endpoint.clone()).collect();
+        let endpoints: Vec<policy::Endpoint> =
+            self.locals.values().map(|l| l.endpoint.clone()).collect();
         let late = |id| self.locals.get(&id).is_some_and(|local| local.is_late(now));
         for policy in news {
             self.facts.observe(policy, &endpoints, late);
         }
-        self.facts.retain(|key| policies.contains_key(key), |id| self.locals.contains_key(&id));
+        self.facts.retain(
+            |key| policies.contains_key(key),
+            |id| self.locals.contains_key(&id),
+        );
         self.observed = policies.clone();
     }
 
@@ -728,7 +847,10 @@ impl Engine {
         }
         kernel.write(&plan.prepare)?;
         kernel.flip(&plan.words, target)?;
-        for local in locals.values().filter(|local| self.tables.endpoints.contains_key(&local.id())) {
+        for local in locals
+            .values()
+            .filter(|local| self.tables.endpoints.contains_key(&local.id()))
+        {
             let target = crate::engine::target(local, options);
             kernel.correct(local.id(), local.record.slot, target)?;
         }
@@ -740,7 +862,11 @@ impl Engine {
         if tidy || !plan.words.is_empty() {
             self.graces += 1;
             self.untidy += 1;
-            self.tidy = Some(Tidy { settle: plan.settle, sweep: plan.sweep, grace: self.graces });
+            self.tidy = Some(Tidy {
+                settle: plan.settle,
+                sweep: plan.sweep,
+                grace: self.graces,
+            });
             if self.untidy > UNTIDY_AT_MOST {
                 // Changes come faster than grace periods go by: this one is waited for here.
                 if let Ok(grace) = Grace::new()
@@ -758,13 +884,19 @@ impl Engine {
 
     /// A grace period is over: what the old words led to may be changed now, and after one more, swept.
     fn grace(&mut self, number: u64) {
-        let (Some(kernel), Some(tidy)) = (&mut self.kernel, &mut self.tidy) else { return };
+        let (Some(kernel), Some(tidy)) = (&mut self.kernel, &mut self.tidy) else {
+            return;
+        };
         if tidy.grace != number {
             return;
         }
         kernel.live.grace();
         let settle = std::mem::take(&mut tidy.settle);
-        let sweep = if settle.is_empty() { std::mem::take(&mut tidy.sweep) } else { Vec::new() };
+        let sweep = if settle.is_empty() {
+            std::mem::take(&mut tidy.sweep)
+        } else {
+            Vec::new()
+        };
         let done = kernel.write(&settle).and_then(|()| kernel.write(&sweep));
         match done {
             Ok(()) if settle.is_empty() => {
@@ -801,7 +933,12 @@ impl Engine {
         }
         if let Some(kernel) = &self.kernel {
             let [peers, prefixes, rules, port_sets] = kernel.live.sizes();
-            self.status.tables = status::Tables { peers, prefixes, rules, port_sets };
+            self.status.tables = status::Tables {
+                peers,
+                prefixes,
+                rules,
+                port_sets,
+            };
         }
         self.write_status();
         self.share(changed);
@@ -822,14 +959,22 @@ impl Engine {
         let tables = self.status.tables;
         let unready = match (&self.status.error, self.status.maps) {
             (Some(error), _) => Some(format!("policy cannot be applied: {error}")),
-            (None, status::Maps::Absent) => Some("no maps are loaded yet: `podgatectl load`, or the first ADD".to_owned()),
+            (None, status::Maps::Absent) => {
+                Some("no maps are loaded yet: `podgatectl load`, or the first ADD".to_owned())
+            }
             (None, status::Maps::Loaded) => None,
         };
         self.shared.update(|known| {
             if changed {
                 let mut by_address = BTreeMap::new();
                 for local in self.locals.values() {
-                    by_address.extend(local.record.addresses.iter().map(|ip| (*ip, local.record.life)));
+                    by_address.extend(
+                        local
+                            .record
+                            .addresses
+                            .iter()
+                            .map(|ip| (*ip, local.record.life)),
+                    );
                 }
                 let pod = |local: &Local| Pod {
                     namespace: local.record.pod_namespace.clone(),
@@ -837,7 +982,12 @@ impl Engine {
                     slot: local.record.slot,
                     strict: local.is_strict(),
                 };
-                known.pods = Arc::new(self.locals.values().map(|local| (local.record.life, pod(local))).collect());
+                known.pods = Arc::new(
+                    self.locals
+                        .values()
+                        .map(|local| (local.record.life, pod(local)))
+                        .collect(),
+                );
                 known.by_address = Arc::new(by_address);
             }
             known.unready = unready;
@@ -859,7 +1009,10 @@ impl Engine {
         let mut documents = self.intake.conditions().clone();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for endpoint in &self.told_endpoints.endpoints {
-            endpoint.policies.iter().for_each(|policy| *counts.entry(policy).or_default() += 1);
+            endpoint
+                .policies
+                .iter()
+                .for_each(|policy| *counts.entry(policy).or_default() += 1);
         }
         for document in &mut documents.documents {
             document.endpoints = counts.get(document.policy.as_str()).copied().unwrap_or(0);
@@ -874,14 +1027,22 @@ impl Engine {
                     == (&one.identity, &one.file, one.condition, &one.message)
             })
         };
-        for one in documents.documents.iter().filter(|one| !stands(&before, one)) {
+        for one in documents
+            .documents
+            .iter()
+            .filter(|one| !stands(&before, one))
+        {
             if one.condition == policy::documents::Condition::Applied {
                 tracing::info!(document = %one.identity, file = %one.file, "applied");
             } else {
                 tracing::warn!(document = %one.identity, file = %one.file, "{}: {}", one.condition, one.message);
             }
         }
-        for file in documents.files.iter().filter(|file| !before.files.contains(file)) {
+        for file in documents
+            .files
+            .iter()
+            .filter(|file| !before.files.contains(file))
+        {
             tracing::warn!(file = %file.path, "Broken: {}", file.message);
         }
         match documents.write(&self.store) {
@@ -891,12 +1052,19 @@ impl Engine {
     }
 
     fn tell_endpoints(&mut self) {
-        let before: BTreeMap<u32, &status::Endpoint> =
-            self.told_endpoints.endpoints.iter().map(|e| (e.life, e)).collect();
+        let before: BTreeMap<u32, &status::Endpoint> = self
+            .told_endpoints
+            .endpoints
+            .iter()
+            .map(|e| (e.life, e))
+            .collect();
         let mut endpoints = Vec::with_capacity(self.locals.len());
         for local in self.locals.values() {
-            let selecting =
-                self.intake.policies().values().filter(|policy| policy.selects(&local.endpoint, &self.facts));
+            let selecting = self
+                .intake
+                .policies()
+                .values()
+                .filter(|policy| policy.selects(&local.endpoint, &self.facts));
             let (mut policies, mut text) = (Vec::new(), String::new());
             for policy in selecting {
                 text.push_str(&policy.key.to_string());
@@ -913,7 +1081,9 @@ impl Engine {
             let record = &local.record;
             let generation = before
                 .get(&record.life)
-                .filter(|e| e.digest == digest && e.mode == record.mode && e.known == decided.is_some())
+                .filter(|e| {
+                    e.digest == digest && e.mode == record.mode && e.known == decided.is_some()
+                })
                 .map_or(self.status.generation, |e| e.generation);
             endpoints.push(status::Endpoint {
                 life: record.life,

@@ -55,7 +55,10 @@ impl Sink {
     fn look(&mut self) {
         if let Self::File { path, file } = self {
             let inode = |m: io::Result<std::fs::Metadata>| m.ok().map(|m| (m.dev(), m.ino()));
-            if file.as_ref().is_some_and(|f| inode(f.metadata()) != inode(std::fs::metadata(&*path))) {
+            if file
+                .as_ref()
+                .is_some_and(|f| inode(f.metadata()) != inode(std::fs::metadata(&*path)))
+            {
                 *file = None;
             }
         }
@@ -106,7 +109,10 @@ fn tell_losses(ring: &Events, shared: &Shared, before: &mut u64) {
     let slots: Vec<u32> = shared.known().pods.values().map(|pod| pod.slot).collect();
     let Ok(lost) = ring.lost(slots) else { return };
     if lost > *before && *before > 0 {
-        tracing::warn!(lost = lost - *before, "flow events were lost: more than the limits allow");
+        tracing::warn!(
+            lost = lost - *before,
+            "flow events were lost: more than the limits allow"
+        );
     }
     Counts::add(&shared.counts.events_lost, lost.saturating_sub(*before));
     *before = lost.max(1);
@@ -116,7 +122,11 @@ fn line(event: &Event, known: &Known) -> String {
     let drop = Reason::from_number(event.reason).is_none_or(Reason::is_drop);
     let reason = Reason::from_number(event.reason).map_or("unknown", Reason::name);
     let verdict = if drop { "DENY" } else { "ACCEPT" };
-    let direction = if event.direction == 0 { "ingress" } else { "egress" };
+    let direction = if event.direction == 0 {
+        "ingress"
+    } else {
+        "egress"
+    };
     let mut line = String::with_capacity(220);
     // Writing into a string cannot fail.
     let _ = write!(
@@ -131,13 +141,23 @@ fn line(event: &Event, known: &Known) -> String {
         tier(reason),
         event.bytes,
     );
-    let own = known.pods.get(&event.life).map(|pod| format!("{}/{}", pod.namespace, pod.name));
+    let own = known
+        .pods
+        .get(&event.life)
+        .map(|pod| format!("{}/{}", pod.namespace, pod.name));
     let other = |source: bool| {
         let ip = ip(event, source)?;
         let life = known.by_address.get(&ip)?;
-        known.pods.get(life).map(|pod| format!("{}/{}", pod.namespace, pod.name))
+        known
+            .pods
+            .get(life)
+            .map(|pod| format!("{}/{}", pod.namespace, pod.name))
     };
-    let (src, dst) = if event.direction == 0 { (other(true), own) } else { (own, other(false)) };
+    let (src, dst) = if event.direction == 0 {
+        (other(true), own)
+    } else {
+        (own, other(false))
+    };
     if let Some(pod) = src {
         let _ = write!(line, " Src Pod: {pod}");
     }
@@ -160,8 +180,10 @@ fn address(event: &Event, source: bool) -> String {
 fn tier(reason: &str) -> &'static str {
     match reason {
         "policy-allowed" | "policy-denied" | "flow-refused" | "tracked" => "NETWORK_POLICY",
-        "default-allowed" | "strict-default" | "pending" | "suspended" | "share-full" | "table-full" => "DEFAULT",
-        "host-to-pod" | "pod-to-host" | "pod-to-itself" | "neighbour" | "icmp-related" | "later-fragment" => "DEFAULT",
+        "default-allowed" | "strict-default" | "pending" | "suspended" | "share-full"
+        | "table-full" => "DEFAULT",
+        "host-to-pod" | "pod-to-host" | "pod-to-itself" | "neighbour" | "icmp-related"
+        | "later-fragment" => "DEFAULT",
         _ => "ERROR",
     }
 }
@@ -189,7 +211,12 @@ mod tests {
 
     #[test]
     fn lines_read_as_amazons_and_name_the_pods() {
-        let pod = |name: &str| Pod { namespace: "shop".into(), name: name.into(), slot: 1, strict: true };
+        let pod = |name: &str| Pod {
+            namespace: "shop".into(),
+            name: name.into(),
+            slot: 1,
+            strict: true,
+        };
         let known = Known {
             pods: Arc::new(BTreeMap::from([(7, pod("web")), (8, pod("client"))])),
             by_address: Arc::new(BTreeMap::from([("10.0.0.9".parse().unwrap(), 8)])),
@@ -213,7 +240,8 @@ mod tests {
             "Flow Info: Src IP: 10.0.0.9 Src Port: 40000 Dest IP: 10.0.0.1 Dest Port: 80 Proto: TCP Verdict: DENY \
              Direction: ingress Tier: NETWORK_POLICY Reason: policy-denied Bytes: 74 Src Pod: shop/client Dest Pod: shop/web"
         );
-        (event.family, event.reason, event.direction, event.life) = (0, Reason::UnknownEthertype as u8, 1, 7);
+        (event.family, event.reason, event.direction, event.life) =
+            (0, Reason::UnknownEthertype as u8, 1, 7);
         assert_eq!(
             line(&event, &known),
             "Flow Info: Src IP: - Src Port: 40000 Dest IP: - Dest Port: 80 Proto: TCP Verdict: DENY Direction: egress \

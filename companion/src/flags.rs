@@ -49,11 +49,21 @@ pub struct Flags {
     pub conntrack_cache_table_size: Option<u32>,
 
     /// Where metrics are served.
-    #[arg(long, value_name = "ADDRESS", default_value = ":8162", env = "PODGATE_METRICS_BIND_ADDR")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = ":8162",
+        env = "PODGATE_METRICS_BIND_ADDR"
+    )]
     pub metrics_bind_addr: String,
 
     /// Where /healthz and /readyz are served.
-    #[arg(long, value_name = "ADDRESS", default_value = ":8163", env = "PODGATE_HEALTH_PROBE_BIND_ADDR")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = ":8163",
+        env = "PODGATE_HEALTH_PROBE_BIND_ADDR"
+    )]
     pub health_probe_bind_addr: String,
 
     /// The state store.
@@ -77,7 +87,10 @@ impl Flags {
     pub fn parse_from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         // An empty variable is unset: the arguments that would read one do not look.
         let mut command = Self::command();
-        let ids: Vec<clap::Id> = command.get_arguments().map(|arg| arg.get_id().clone()).collect();
+        let ids: Vec<clap::Id> = command
+            .get_arguments()
+            .map(|arg| arg.get_id().clone())
+            .collect();
         for id in ids {
             command = command.mut_arg(id, |arg| match arg.get_env().and_then(std::env::var_os) {
                 Some(value) if value.is_empty() => arg.env(None::<&'static str>),
@@ -93,15 +106,31 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Flags, clap::Error> {
-        Flags::parse_from_args(std::iter::once("podgated").chain(args.iter().copied()).map(OsString::from))
+        Flags::parse_from_args(
+            std::iter::once("podgated")
+                .chain(args.iter().copied())
+                .map(OsString::from),
+        )
     }
 
     #[test]
     fn booleans_take_both_forms() {
         assert!(parse(&[]).unwrap().enable_network_policy);
-        assert!(!parse(&["--enable-network-policy=false"]).unwrap().enable_network_policy);
-        assert!(parse(&["--enable-policy-event-logs"]).unwrap().enable_policy_event_logs);
-        assert!(parse(&["--enable-policy-event-logs=true"]).unwrap().enable_policy_event_logs);
+        assert!(
+            !parse(&["--enable-network-policy=false"])
+                .unwrap()
+                .enable_network_policy
+        );
+        assert!(
+            parse(&["--enable-policy-event-logs"])
+                .unwrap()
+                .enable_policy_event_logs
+        );
+        assert!(
+            parse(&["--enable-policy-event-logs=true"])
+                .unwrap()
+                .enable_policy_event_logs
+        );
         assert!(parse(&["--enable-policy-event-logs=perhaps"]).is_err());
         assert!(parse(&["--enable-policy-event-logs", "--log-level", "DEBUG"]).is_ok());
     }
@@ -109,7 +138,12 @@ mod tests {
     #[test]
     fn table_sizes_have_bounds() {
         assert!(parse(&["--conntrack-cache-table-size", "32767"]).is_err());
-        assert_eq!(parse(&["--conntrack-cache-table-size=32768"]).unwrap().conntrack_cache_table_size, Some(32_768));
+        assert_eq!(
+            parse(&["--conntrack-cache-table-size=32768"])
+                .unwrap()
+                .conntrack_cache_table_size,
+            Some(32_768)
+        );
         assert_eq!(parse(&[]).unwrap().conntrack_cache_table_size, None);
     }
 }

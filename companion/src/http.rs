@@ -25,7 +25,8 @@ pub(crate) fn metrics_router(shared: Arc<Shared>, bpf_dir: PathBuf) -> Router {
         let (shared, bpf_dir) = (Arc::clone(&shared), bpf_dir.clone());
         async move {
             // Reading counters blocks for a few milliseconds.
-            let text = tokio::task::spawn_blocking(move || metrics::render(&shared, &bpf_dir)).await;
+            let text =
+                tokio::task::spawn_blocking(move || metrics::render(&shared, &bpf_dir)).await;
             match text {
                 Ok(Ok(text)) => ([(header::CONTENT_TYPE, TEXT)], text).into_response(),
                 _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -44,7 +45,10 @@ pub(crate) fn health_router(shared: Arc<Shared>) -> Router {
             if silent < SILENCE {
                 (StatusCode::OK, "ok\n".to_owned())
             } else {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("the engine has not stirred for {} s\n", silent.as_secs()))
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("the engine has not stirred for {} s\n", silent.as_secs()),
+                )
             }
         }
     };
@@ -52,13 +56,18 @@ pub(crate) fn health_router(shared: Arc<Shared>) -> Router {
         let (known, silent) = (ready.known(), ready.silent_for());
         async move {
             match known.unready {
-                _ if silent >= SILENCE => (StatusCode::SERVICE_UNAVAILABLE, "the engine is stuck\n".to_owned()),
+                _ if silent >= SILENCE => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the engine is stuck\n".to_owned(),
+                ),
                 Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
                 None => (StatusCode::OK, "ok\n".to_owned()),
             }
         }
     };
-    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
 }
 
 /// Serves for ever. `0` = not at all.
@@ -79,7 +88,10 @@ pub(crate) async fn serve(what: &'static str, address: String, router: Router) {
                 }
             }
             Err(error) if !told => {
-                tracing::warn!("serve {what} on {address}: {error}; trying again every {} s", AGAIN.as_secs());
+                tracing::warn!(
+                    "serve {what} on {address}: {error}; trying again every {} s",
+                    AGAIN.as_secs()
+                );
                 told = true;
             }
             Err(_) => {}
@@ -90,8 +102,12 @@ pub(crate) async fn serve(what: &'static str, address: String, router: Router) {
 
 /// `:8162` is every address of both families.
 async fn bind(address: &str) -> std::io::Result<TcpListener> {
-    let Some(port) = address.strip_prefix(':') else { return TcpListener::bind(address).await };
-    let port: u16 = port.parse().map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
+    let Some(port) = address.strip_prefix(':') else {
+        return TcpListener::bind(address).await;
+    };
+    let port: u16 = port
+        .parse()
+        .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
     match TcpListener::bind(SocketAddr::from(([0u16; 8], port))).await {
         Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
             TcpListener::bind(SocketAddr::from(([0u8; 4], port))).await

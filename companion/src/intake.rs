@@ -125,7 +125,9 @@ impl Intake {
         let applied = match self.store.applied() {
             Ok(applied) => applied,
             Err(error) => {
-                tracing::error!("read the last good versions: {error}; documents that are broken now have none");
+                tracing::error!(
+                    "read the last good versions: {error}; documents that are broken now have none"
+                );
                 return;
             }
         };
@@ -134,22 +136,45 @@ impl Intake {
         }
         for one in applied.documents {
             let reading = documents::read(&one.bytes);
-            let Some(document) = reading.good().find(|d| d.identity.to_string() == one.identity) else {
-                tracing::warn!("read last good version of {}: it does not hold that document", one.identity);
+            let Some(document) = reading
+                .good()
+                .find(|d| d.identity.to_string() == one.identity)
+            else {
+                tracing::warn!(
+                    "read last good version of {}: it does not hold that document",
+                    one.identity
+                );
                 continue;
             };
             let document = Arc::new(document.clone());
             let identity = document.identity.clone();
             self.kept.insert(identity.clone(), Arc::clone(&document));
             if let Some(source) = one.source {
-                self.in_force.insert(identity.clone(), source.as_str().to_owned());
-                let held = Held { document, broken: None, isolating: false };
-                self.files.entry(source).or_default().held.insert(identity, held);
+                self.in_force
+                    .insert(identity.clone(), source.as_str().to_owned());
+                let held = Held {
+                    document,
+                    broken: None,
+                    isolating: false,
+                };
+                self.files
+                    .entry(source)
+                    .or_default()
+                    .held
+                    .insert(identity, held);
             }
         }
         for entry in self.files.values_mut() {
-            let documents = entry.held.values().map(|held| Arc::clone(&held.document)).collect();
-            entry.accepted = Found::Read(Arc::new(Contents { documents, broken: Vec::new(), blank: false }));
+            let documents = entry
+                .held
+                .values()
+                .map(|held| Arc::clone(&held.document))
+                .collect();
+            entry.accepted = Found::Read(Arc::new(Contents {
+                documents,
+                broken: Vec::new(),
+                blank: false,
+            }));
             entry.found = entry.accepted.clone();
         }
         self.assemble();
@@ -178,7 +203,13 @@ impl Intake {
     /// When [`Self::settle`] has something to do.
     pub(crate) fn due(&self) -> Option<Instant> {
         let second_look = self.second_looks.values().min().copied();
-        [self.settling.as_ref().map(|s| self.settled_at(s)), second_look].into_iter().flatten().min()
+        [
+            self.settling.as_ref().map(|s| self.settled_at(s)),
+            second_look,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Looks at every file. True if a change counts at once.
@@ -193,7 +224,9 @@ impl Intake {
         self.listing = listing;
         let mut paths: BTreeSet<RelPath> = self.listing.files.keys().cloned().collect();
         paths.extend(self.files.keys().cloned());
-        paths.into_iter().fold(false, |changed, path| self.look(&path, now) | changed)
+        paths
+            .into_iter()
+            .fold(false, |changed, path| self.look(&path, now) | changed)
     }
 
     /// Looks at one file that may have changed. True if a change counts at once.
@@ -225,8 +258,12 @@ impl Intake {
 
     /// Takes what has settled. True if anything changed.
     pub(crate) fn settle(&mut self, now: Instant) -> bool {
-        let looks: Vec<RelPath> =
-            self.second_looks.iter().filter(|(_, due)| **due <= now).map(|(path, _)| path.clone()).collect();
+        let looks: Vec<RelPath> = self
+            .second_looks
+            .iter()
+            .filter(|(_, due)| **due <= now)
+            .map(|(path, _)| path.clone())
+            .collect();
         let mut changed = false;
         for path in looks {
             self.second_looks.remove(&path);
@@ -235,12 +272,23 @@ impl Intake {
             }
             changed |= self.file(&path, now);
         }
-        if self.settling.as_ref().is_none_or(|s| self.settled_at(s) > now) {
+        if self
+            .settling
+            .as_ref()
+            .is_none_or(|s| self.settled_at(s) > now)
+        {
             return changed;
         }
         // A file that is being written in place may have changed without a word: then it settles on.
-        let files = self.settling.as_ref().map(|s| s.files.clone()).unwrap_or_default();
-        let over = self.settling.as_ref().is_some_and(|s| s.first + AT_MOST <= now);
+        let files = self
+            .settling
+            .as_ref()
+            .map(|s| s.files.clone())
+            .unwrap_or_default();
+        let over = self
+            .settling
+            .as_ref()
+            .is_some_and(|s| s.first + AT_MOST <= now);
         let moved = files.iter().fold(false, |moved, path| {
             let before = self.files.get(path).map(|e| e.found.clone());
             changed |= self.file(path, now);
@@ -260,8 +308,10 @@ impl Intake {
     }
 
     fn settled_at(&self, settling: &Settling) -> Instant {
-        let only_removals =
-            settling.files.iter().all(|path| self.files.get(path).is_none_or(|e| e.found == Found::Gone));
+        let only_removals = settling
+            .files
+            .iter()
+            .all(|path| self.files.get(path).is_none_or(|e| e.found == Found::Gone));
         let wait = if only_removals { REMOVAL } else { QUIET };
         (settling.last + wait).min(settling.first + AT_MOST)
     }
@@ -283,7 +333,9 @@ impl Intake {
                 match self.store.read_document(path) {
                     Ok(bytes) => {
                         if !document.is_settled(read_at) {
-                            self.second_looks.entry(path.clone()).or_insert(now + SECOND_LOOK);
+                            self.second_looks
+                                .entry(path.clone())
+                                .or_insert(now + SECOND_LOOK);
                         }
                         let digest = state::layout::digest(&bytes);
                         if digest == entry.digest && matches!(entry.found, Found::Read(_)) {
@@ -329,8 +381,11 @@ impl Intake {
             }
             return changed;
         }
-        let settling =
-            self.settling.get_or_insert_with(|| Settling { first: now, last: now, files: BTreeSet::new() });
+        let settling = self.settling.get_or_insert_with(|| Settling {
+            first: now,
+            last: now,
+            files: BTreeSet::new(),
+        });
         settling.last = now;
         settling.files.insert(path.clone());
         false
@@ -338,7 +393,9 @@ impl Intake {
 
     /// What was found in a file counts from now on. True if that changes anything.
     fn accept(&mut self, path: &RelPath) -> bool {
-        let Some(entry) = self.files.get_mut(path) else { return false };
+        let Some(entry) = self.files.get_mut(path) else {
+            return false;
+        };
         if entry.accepted == entry.found {
             return false;
         }
@@ -364,22 +421,40 @@ impl Intake {
         for (path, entry) in &self.files {
             for (identity, held) in &entry.held {
                 if let Some(message) = &held.broken {
-                    broken.insert((identity.clone(), path.as_str().to_owned()), (message.clone(), held.isolating));
+                    broken.insert(
+                        (identity.clone(), path.as_str().to_owned()),
+                        (message.clone(), held.isolating),
+                    );
                 }
-                placed.push(Placed { path: path.as_str().to_owned(), document: Arc::clone(&held.document) });
+                placed.push(Placed {
+                    path: path.as_str().to_owned(),
+                    document: Arc::clone(&held.document),
+                });
             }
             // The same document twice in one file: both are told.
             if let Found::Read(contents) = &entry.accepted {
                 for (i, document) in contents.documents.iter().enumerate() {
-                    if contents.documents[..i].iter().any(|d| d.identity == document.identity) {
-                        placed.push(Placed { path: path.as_str().to_owned(), document: Arc::clone(document) });
+                    if contents.documents[..i]
+                        .iter()
+                        .any(|d| d.identity == document.identity)
+                    {
+                        placed.push(Placed {
+                            path: path.as_str().to_owned(),
+                            document: Arc::clone(document),
+                        });
                     }
                 }
             }
         }
         let (chosen, duplicates) = sets::unique(placed, &self.in_force);
-        self.in_force = chosen.iter().map(|(identity, place)| (identity.clone(), place.path.clone())).collect();
-        let assembly = assemble(chosen.values().map(|place| Arc::clone(&place.document)), &self.policies);
+        self.in_force = chosen
+            .iter()
+            .map(|(identity, place)| (identity.clone(), place.path.clone()))
+            .collect();
+        let assembly = assemble(
+            chosen.values().map(|place| Arc::clone(&place.document)),
+            &self.policies,
+        );
         self.policies = assembly.policies;
 
         self.unkept = true;
@@ -397,15 +472,22 @@ impl Intake {
         for (identity, place) in &chosen {
             let key = (identity.clone(), place.path.clone());
             let (condition, message, digest) = match broken.get(&key) {
-                Some((message, true)) => {
-                    (Condition::Broken, format!("{message}; what it can be seen to select is isolated"), false)
-                }
-                Some((message, false)) => {
-                    (Condition::Broken, format!("{message}; the last good version is in force"), true)
-                }
+                Some((message, true)) => (
+                    Condition::Broken,
+                    format!("{message}; what it can be seen to select is isolated"),
+                    false,
+                ),
+                Some((message, false)) => (
+                    Condition::Broken,
+                    format!("{message}; the last good version is in force"),
+                    true,
+                ),
                 None => {
-                    let (condition, message) =
-                        assembly.conditions.get(identity).cloned().unwrap_or((Condition::Applied, String::new()));
+                    let (condition, message) = assembly
+                        .conditions
+                        .get(identity)
+                        .cloned()
+                        .unwrap_or((Condition::Applied, String::new()));
                     (condition, message, true)
                 }
             };
@@ -415,35 +497,54 @@ impl Intake {
                 policy: place.document.policy.to_string(),
                 condition,
                 message,
-                digest: self.digests.get(identity).filter(|_| digest).map(|(_, digest)| digest.clone()),
+                digest: self
+                    .digests
+                    .get(identity)
+                    .filter(|_| digest)
+                    .map(|(_, digest)| digest.clone()),
                 endpoints: 0,
             });
         }
-        documents.extend(duplicates.into_iter().map(|(place, winner)| status::Document {
-            identity: place.document.identity.to_string(),
-            file: place.path,
-            policy: place.document.policy.to_string(),
-            condition: Condition::Duplicate,
-            message: format!("the one in {winner} is in force"),
-            digest: None,
-            endpoints: 0,
-        }));
-        documents.sort_by(|a, b| (&a.identity, &a.file, a.condition).cmp(&(&b.identity, &b.file, b.condition)));
-        let files = self.files.iter().flat_map(|(path, entry)| entry.accepted.complaints(path)).collect();
+        documents.extend(
+            duplicates
+                .into_iter()
+                .map(|(place, winner)| status::Document {
+                    identity: place.document.identity.to_string(),
+                    file: place.path,
+                    policy: place.document.policy.to_string(),
+                    condition: Condition::Duplicate,
+                    message: format!("the one in {winner} is in force"),
+                    digest: None,
+                    endpoints: 0,
+                }),
+        );
+        documents.sort_by(|a, b| {
+            (&a.identity, &a.file, a.condition).cmp(&(&b.identity, &b.file, b.condition))
+        });
+        let files = self
+            .files
+            .iter()
+            .flat_map(|(path, entry)| entry.accepted.complaints(path))
+            .collect();
         self.conditions = status::Documents { documents, files };
     }
 
     /// What the plugin may conclude from the documents as they are read by now: everything in force counts, and
     /// everything that is yet to be.
     pub(crate) fn index(&self) -> Index {
-        let mut index = Index { listing_digest: self.listing.digest.clone(), ..Index::default() };
+        let mut index = Index {
+            listing_digest: self.listing.digest.clone(),
+            ..Index::default()
+        };
         let mut take = |document: &Document| {
             if document.identity.kind == Kind::ClusterPolicyEndpoint {
                 index.cluster_wide = true;
             } else {
                 index.namespaces.insert(document.identity.namespace.clone());
             }
-            index.namespaces.extend(document.pods.iter().map(|pod| pod.namespace.to_string()));
+            index
+                .namespaces
+                .extend(document.pods.iter().map(|pod| pod.namespace.to_string()));
         };
         for policy in self.policies.values() {
             policy.documents.iter().for_each(|d| take(d));
@@ -452,7 +553,11 @@ impl Intake {
             entry.held.values().for_each(|held| take(&held.document));
             if let Found::Read(contents) = &entry.found {
                 contents.documents.iter().for_each(|d| take(d));
-                contents.broken.iter().filter_map(|b| b.isolating.as_ref()).for_each(|d| take(d));
+                contents
+                    .broken
+                    .iter()
+                    .filter_map(|b| b.isolating.as_ref())
+                    .for_each(|d| take(d));
             }
         }
         index
@@ -460,7 +565,9 @@ impl Intake {
 
     /// Digest of the version in force.
     pub(crate) fn digest(&self, identity: &Identity) -> Option<&str> {
-        self.digests.get(identity).map(|(_, digest)| digest.as_str())
+        self.digests
+            .get(identity)
+            .map(|(_, digest)| digest.as_str())
     }
 
     /// Writes what `applied/` lacks or removes what it should not have any more, one document at a time; each is flushed
@@ -477,7 +584,11 @@ impl Intake {
             let mut wanted = BTreeMap::new();
             for (path, entry) in &intake.files {
                 for (identity, held) in entry.held.iter().filter(|(_, held)| !held.isolating) {
-                    if intake.in_force.get(identity).is_some_and(|winner| winner == path.as_str()) {
+                    if intake
+                        .in_force
+                        .get(identity)
+                        .is_some_and(|winner| winner == path.as_str())
+                    {
                         wanted.insert(identity.clone(), (path.clone(), Arc::clone(&held.document)));
                     }
                 }
@@ -486,7 +597,9 @@ impl Intake {
         };
         let wanted = wanted(self);
         let lacking = wanted.iter().find(|(identity, (_, document))| {
-            self.kept.get(*identity).is_none_or(|kept| !Arc::ptr_eq(kept, document) && kept != document)
+            self.kept
+                .get(*identity)
+                .is_none_or(|kept| !Arc::ptr_eq(kept, document) && kept != document)
         });
         if let Some((identity, (path, document))) = lacking {
             let applied = state::applied::Applied {
@@ -500,7 +613,11 @@ impl Intake {
             self.kept.insert(identity.clone(), Arc::clone(document));
             return Some(());
         }
-        let gone = self.kept.keys().find(|identity| !wanted.contains_key(*identity)).cloned()?;
+        let gone = self
+            .kept
+            .keys()
+            .find(|identity| !wanted.contains_key(*identity))
+            .cloned()?;
         if let Err(error) = self.store.remove_applied(&gone.to_string()) {
             tracing::warn!("forget last good version of {gone}: {error}");
         }
@@ -511,13 +628,23 @@ impl Intake {
 
 /// Everything a file held stays, because of the file.
 fn stay(before: BTreeMap<Identity, Held>, reason: &str) -> BTreeMap<Identity, Held> {
-    let broken = |held: Held| Held { broken: Some(reason.to_owned()), ..held };
-    before.into_iter().map(|(identity, held)| (identity, broken(held))).collect()
+    let broken = |held: Held| Held {
+        broken: Some(reason.to_owned()),
+        ..held
+    };
+    before
+        .into_iter()
+        .map(|(identity, held)| (identity, broken(held)))
+        .collect()
 }
 
 fn parse(bytes: &[u8]) -> Found {
     let reading = documents::read(bytes);
-    let mut contents = Contents { documents: Vec::new(), broken: Vec::new(), blank: reading.blank };
+    let mut contents = Contents {
+        documents: Vec::new(),
+        broken: Vec::new(),
+        blank: reading.blank,
+    };
     for one in reading.documents {
         match one {
             Ok(document) => contents.documents.push(Arc::new(document)),
@@ -533,10 +660,14 @@ fn parse(bytes: &[u8]) -> Found {
 
 /// A copy of what could not be read goes into `quarantine/`; it goes again once the file reads well.
 fn keep_copy(store: &Store, path: &RelPath, bytes: &[u8], found: &Found) {
-    let reason = found.complaints(path).first().map(|file| file.message.clone()).or_else(|| match found {
-        Found::Read(contents) => contents.broken.first().map(|b| b.message.clone()),
-        _ => None,
-    });
+    let reason = found
+        .complaints(path)
+        .first()
+        .map(|file| file.message.clone())
+        .or_else(|| match found {
+            Found::Read(contents) => contents.broken.first().map(|b| b.message.clone()),
+            _ => None,
+        });
     let done = match reason {
         Some(reason) => store.quarantine(path.as_str(), bytes, &reason).map(|_| ()),
         None => store.release(path.as_str()).map(|_| ()),
@@ -585,27 +716,44 @@ impl Contents {
     fn hold(&self, mut before: BTreeMap<Identity, Held>) -> BTreeMap<Identity, Held> {
         let mut held: BTreeMap<Identity, Held> = BTreeMap::new();
         for document in &self.documents {
-            let one = Held { document: Arc::clone(document), broken: None, isolating: false };
+            let one = Held {
+                document: Arc::clone(document),
+                broken: None,
+                isolating: false,
+            };
             held.entry(document.identity.clone()).or_insert(one);
         }
         for broken in &self.broken {
-            let Some(identity) = broken.identity.as_ref().filter(|identity| !held.contains_key(*identity)) else {
+            let Some(identity) = broken
+                .identity
+                .as_ref()
+                .filter(|identity| !held.contains_key(*identity))
+            else {
                 continue;
             };
             let message = Some(broken.message.clone());
             let good = before.remove(identity).filter(|held| !held.isolating);
             let one = match (good, &broken.isolating) {
-                (Some(good), _) => Held { broken: message, ..good },
-                (None, Some(document)) => {
-                    Held { document: Arc::clone(document), broken: message, isolating: true }
-                }
+                (Some(good), _) => Held {
+                    broken: message,
+                    ..good
+                },
+                (None, Some(document)) => Held {
+                    document: Arc::clone(document),
+                    broken: message,
+                    isolating: true,
+                },
                 (None, None) => continue,
             };
             held.insert(identity.clone(), one);
         }
         // Something in it cannot be told to be a document: whatever is missing may be that.
         if self.blank || self.broken.iter().any(|b| b.identity.is_none()) {
-            let reason = self.broken.iter().find(|b| b.identity.is_none()).map_or("holds no document", |b| &b.message);
+            let reason = self
+                .broken
+                .iter()
+                .find(|b| b.identity.is_none())
+                .map_or("holds no document", |b| &b.message);
             for (identity, one) in stay(before, reason) {
                 held.entry(identity).or_insert(one);
             }

@@ -19,7 +19,8 @@ use policy::{EndpointId, Family, Live, PortMap, Prefix, Verdict};
 use state::Store;
 use verdict::PolicyWord;
 use verdict::layout::{
-    self, PORT_ALLOW, PORT_DEFAULT, PORT_DENY, PortKey, PortValue, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL,
+    self, PORT_ALLOW, PORT_DEFAULT, PORT_DENY, PortKey, PortValue, RULE_ALLOW_ALL,
+    RULE_DEFAULT_ALL, RULE_DENY_ALL,
 };
 
 /// For so long the node's lock is waited for.
@@ -76,8 +77,17 @@ impl Kernel {
         let (endpoints, tables) = (Endpoints::open(bpf_dir)?, Tables::open(&pins)?);
         let (programs, keeper) = (Programs::open(&pins)?, Keeper::open(&pins)?);
         let flows = Flows::open(&pins)?;
-        let mut kernel =
-            Self { store: store.clone(), pins, stamp, endpoints, programs, flows, keeper, tables, live: Live::default() };
+        let mut kernel = Self {
+            store: store.clone(),
+            pins,
+            stamp,
+            endpoints,
+            programs,
+            flows,
+            keeper,
+            tables,
+            live: Live::default(),
+        };
         kernel.recall()?;
         Ok(Some(kernel))
     }
@@ -99,7 +109,10 @@ impl Kernel {
         let back = self.keeper.restore(&locked, bpf_dir)?;
         self.stamp = stamp(&self.pins);
         if !back.is_empty() {
-            tracing::warn!(pins = back.len(), "somebody removed pins; they are back, with all that they hold");
+            tracing::warn!(
+                pins = back.len(),
+                "somebody removed pins; they are back, with all that they hold"
+            );
         }
         Ok(true)
     }
@@ -108,21 +121,41 @@ impl Kernel {
     fn recall(&mut self) -> Result<(), Error> {
         let contents = self.tables.contents()?;
         for (address, len, class) in contents.peers {
-            self.live.apply(&Write::PutPeer { prefix: Prefix::new(address, len), class: ClassId(class) });
+            self.live.apply(&Write::PutPeer {
+                prefix: Prefix::new(address, len),
+                class: ClassId(class),
+            });
         }
         for (key, value) in contents.rules {
-            let (Some(direction), Some(family)) = (direction(key.direction), family(key.family)) else { continue };
-            let rule = RuleKey { direction, family, class: ClassId(key.class) };
-            self.live.apply(&Write::PutRule { set: SetId(key.set), key: rule, value: rule_value(value) });
+            let (Some(direction), Some(family)) = (direction(key.direction), family(key.family))
+            else {
+                continue;
+            };
+            let rule = RuleKey {
+                direction,
+                family,
+                class: ClassId(key.class),
+            };
+            self.live.apply(&Write::PutRule {
+                set: SetId(key.set),
+                key: rule,
+                value: rule_value(value),
+            });
         }
         let mut port_sets: BTreeMap<u32, Vec<(PortPrefix, Verdict)>> = BTreeMap::new();
         for (key, value) in contents.ports {
-            port_sets.entry(key.port_set).or_default().push((port_prefix(&key), port_verdict(value)));
+            port_sets
+                .entry(key.port_set)
+                .or_default()
+                .push((port_prefix(&key), port_verdict(value)));
         }
         for (id, mut entries) in port_sets {
             let map = PortMap::from_prefixes(&entries);
             let id = PortSetId(id);
-            self.live.apply(&Write::PutPortSet { id, map: map.clone() });
+            self.live.apply(&Write::PutPortSet {
+                id,
+                map: map.clone(),
+            });
             let order = |entry: &(PortPrefix, Verdict)| port_key(0, entry.0);
             let mut canonical = map.prefixes();
             canonical.sort_by_key(order);
@@ -134,7 +167,11 @@ impl Kernel {
         for row in self.endpoints.rows()? {
             let word = self.endpoints.words.get(row.slot);
             if !word.has(PolicyWord::PENDING) && word.epoch() != 0 {
-                let put = Write::PutWord { endpoint: EndpointId(row.life), word: Word::of(word), new_epoch: false };
+                let put = Write::PutWord {
+                    endpoint: EndpointId(row.life),
+                    word: Word::of(word),
+                    new_epoch: false,
+                };
                 self.live.apply(&put);
             }
         }
@@ -146,10 +183,17 @@ impl Kernel {
         if writes.is_empty() {
             return Ok(());
         }
-        let Self { store, tables, live, .. } = self;
+        let Self {
+            store,
+            tables,
+            live,
+            ..
+        } = self;
         let mut rest = writes.iter();
         in_slices(store, LOCK, |locked| {
-            let Some(write) = rest.next() else { return Ok(false) };
+            let Some(write) = rest.next() else {
+                return Ok(false);
+            };
             let done = each(tables, write, &mut |tables, one| tables.write(locked, one));
             match (done, write) {
                 (Ok(()), _) => live.apply(write),
@@ -173,16 +217,33 @@ impl Kernel {
         for some in writes.chunks(WORDS_AT_ONCE) {
             let mut flips = Vec::with_capacity(some.len());
             for write in some {
-                let Write::PutWord { endpoint, word, new_epoch } = write else { continue };
-                let Some(Target { ifindex, extra }) = target(*endpoint) else { continue };
+                let Write::PutWord {
+                    endpoint,
+                    word,
+                    new_epoch,
+                } = write
+                else {
+                    continue;
+                };
+                let Some(Target { ifindex, extra }) = target(*endpoint) else {
+                    continue;
+                };
                 let (flags, set) = (word.flags() | extra, word.set.0);
-                flips.push(Flip { ifindex, life: endpoint.0, flags, set, new_epoch: *new_epoch });
+                flips.push(Flip {
+                    ifindex,
+                    life: endpoint.0,
+                    flags,
+                    set,
+                    new_epoch: *new_epoch,
+                });
             }
             let locked = self.store.lock(LOCK)?;
             let gone = Tables::flip(&mut self.endpoints, &locked, &flips)?;
             drop(locked);
             for write in some {
-                let Write::PutWord { endpoint, .. } = write else { continue };
+                let Write::PutWord { endpoint, .. } = write else {
+                    continue;
+                };
                 let is_gone = |flip: &Flip| flip.life == endpoint.0;
                 if flips.iter().any(is_gone) && !gone.iter().any(is_gone) {
                     self.live.apply(write);
@@ -193,16 +254,28 @@ impl Kernel {
     }
 
     /// Gives flags that policy does not decide (mode, suspension, logging) to words that lack them.
-    pub(crate) fn correct(&mut self, endpoint: EndpointId, slot: u32, target: Target) -> Result<bool, Error> {
-        let Some(word) = self.live.word(endpoint) else { return Ok(false) };
+    pub(crate) fn correct(
+        &mut self,
+        endpoint: EndpointId,
+        slot: u32,
+        target: Target,
+    ) -> Result<bool, Error> {
+        let Some(word) = self.live.word(endpoint) else {
+            return Ok(false);
+        };
         let (now, flags) = (self.endpoints.words.get(slot), word.flags() | target.extra);
         if now.flags() == flags {
             return Ok(false);
         }
         // A flow that was judged by another mode, or let pass by suspension, is judged again.
         let new_epoch = (now.flags() ^ flags) & !PolicyWord::LOG != 0;
-        let flip =
-            Flip { ifindex: target.ifindex, life: endpoint.0, flags, set: word.set.0, new_epoch };
+        let flip = Flip {
+            ifindex: target.ifindex,
+            life: endpoint.0,
+            flags,
+            set: word.set.0,
+            new_epoch,
+        };
         let locked = self.store.lock(LOCK)?;
         Tables::flip(&mut self.endpoints, &locked, &[flip])?;
         Ok(true)
@@ -216,7 +289,11 @@ impl Kernel {
             self.live.forget(endpoint);
         } else if known != Some(word) {
             // The plugin has let it go by its mode: that is what it has until a plan says otherwise.
-            self.live.apply(&Write::PutWord { endpoint, word, new_epoch: false });
+            self.live.apply(&Write::PutWord {
+                endpoint,
+                word,
+                new_epoch: false,
+            });
         }
     }
 }
@@ -228,12 +305,21 @@ fn each(
     put: &mut impl FnMut(&mut Tables, &apply::Write) -> Result<(), maps::Error>,
 ) -> Result<(), maps::Error> {
     match write {
-        Write::PutPeer { prefix, class } => {
-            put(tables, &apply::Write::PutPeer { address: prefix.address(), len: prefix.len(), class: class.0 })
-        }
-        Write::DeletePeer { prefix } => {
-            put(tables, &apply::Write::DeletePeer { address: prefix.address(), len: prefix.len() })
-        }
+        Write::PutPeer { prefix, class } => put(
+            tables,
+            &apply::Write::PutPeer {
+                address: prefix.address(),
+                len: prefix.len(),
+                class: class.0,
+            },
+        ),
+        Write::DeletePeer { prefix } => put(
+            tables,
+            &apply::Write::DeletePeer {
+                address: prefix.address(),
+                len: prefix.len(),
+            },
+        ),
         Write::PutRule { set, key, value } => {
             let value = match value {
                 RuleValue::Whole(Verdict::Allow) => RULE_ALLOW_ALL,
@@ -241,21 +327,48 @@ fn each(
                 RuleValue::Whole(Verdict::Default) => RULE_DEFAULT_ALL,
                 RuleValue::Ports(id) => id.0,
             };
-            put(tables, &apply::Write::PutRule { key: rule_key(*set, key), value })
+            put(
+                tables,
+                &apply::Write::PutRule {
+                    key: rule_key(*set, key),
+                    value,
+                },
+            )
         }
-        Write::DeleteRule { set, key } => put(tables, &apply::Write::DeleteRule { key: rule_key(*set, key) }),
-        Write::PutPortSet { id, map } => map.prefixes().into_iter().try_for_each(|(prefix, verdict)| {
-            let value = match verdict {
-                Verdict::Allow => PORT_ALLOW,
-                Verdict::Deny => PORT_DENY,
-                Verdict::Default => PORT_DEFAULT,
-            };
-            put(tables, &apply::Write::PutPort { key: port_key(id.0, prefix), value })
-        }),
-        Write::DeletePortSet { id, map: Some(map) } => map
-            .prefixes()
-            .into_iter()
-            .try_for_each(|(prefix, _)| put(tables, &apply::Write::DeletePort { key: port_key(id.0, prefix) })),
+        Write::DeleteRule { set, key } => put(
+            tables,
+            &apply::Write::DeleteRule {
+                key: rule_key(*set, key),
+            },
+        ),
+        Write::PutPortSet { id, map } => {
+            map.prefixes()
+                .into_iter()
+                .try_for_each(|(prefix, verdict)| {
+                    let value = match verdict {
+                        Verdict::Allow => PORT_ALLOW,
+                        Verdict::Deny => PORT_DENY,
+                        Verdict::Default => PORT_DEFAULT,
+                    };
+                    put(
+                        tables,
+                        &apply::Write::PutPort {
+                            key: port_key(id.0, prefix),
+                            value,
+                        },
+                    )
+                })
+        }
+        Write::DeletePortSet { id, map: Some(map) } => {
+            map.prefixes().into_iter().try_for_each(|(prefix, _)| {
+                put(
+                    tables,
+                    &apply::Write::DeletePort {
+                        key: port_key(id.0, prefix),
+                    },
+                )
+            })
+        }
         Write::DeletePortSet { id, map: None } => {
             let found = tables.contents()?.ports;
             let mut of_it = found.into_iter().filter(|(key, _)| key.port_set == id.0);
@@ -271,7 +384,12 @@ fn rule_key(set: SetId, key: &RuleKey) -> layout::RuleKey {
         Family::V4 => layout::V4,
         Family::V6 => layout::V6,
     };
-    layout::RuleKey { class: key.class.0, set: set.0, direction: key.direction as u8, family }
+    layout::RuleKey {
+        class: key.class.0,
+        set: set.0,
+        direction: key.direction as u8,
+        family,
+    }
 }
 
 fn rule_value(value: u32) -> RuleValue {
@@ -301,8 +419,17 @@ const fn family(number: u8) -> Option<Family> {
 
 fn port_key(port_set: u32, prefix: PortPrefix) -> PortKey {
     match prefix {
-        PortPrefix::Any => PortKey { prefix_len: PortKey::ANY_PROTOCOL_BITS, port_set, protocol_be: 0, port_be: 0 },
-        PortPrefix::Ports { protocol, port, len } => PortKey {
+        PortPrefix::Any => PortKey {
+            prefix_len: PortKey::ANY_PROTOCOL_BITS,
+            port_set,
+            protocol_be: 0,
+            port_be: 0,
+        },
+        PortPrefix::Ports {
+            protocol,
+            port,
+            len,
+        } => PortKey {
             prefix_len: PortKey::ANY_PORT_BITS + u32::from(len),
             port_set,
             protocol_be: u16::from(protocol).to_be(),
@@ -333,5 +460,8 @@ const fn port_verdict(value: PortValue) -> Verdict {
 /// What changes when maps or programs are made anew.
 fn stamp(pins: &Pins) -> [Option<u64>; 2] {
     let inode = |path: PathBuf| fs::metadata(path).ok().map(|m| m.ino());
-    [inode(pins.map("WORDS")), inode(pins.program(load::PROGRAM_INGRESS))]
+    [
+        inode(pins.map("WORDS")),
+        inode(pins.program(load::PROGRAM_INGRESS)),
+    ]
 }

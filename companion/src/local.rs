@@ -32,7 +32,8 @@ impl Local {
 
     /// Whether a controller can have known the pod for a while.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
-        self.addresses_since.is_some_and(|since| now.duration_since(since) >= CONTROLLER_KNOWS)
+        self.addresses_since
+            .is_some_and(|since| now.duration_since(since) >= CONTROLLER_KNOWS)
     }
 }
 
@@ -61,11 +62,21 @@ pub(crate) fn gather(
             id,
             namespace: record.pod_namespace.clone(),
             name: record.pod_name.clone(),
-            labels: workload.map(|w| w.labels.clone()).or_else(|| record.labels.clone()),
+            labels: workload
+                .map(|w| w.labels.clone())
+                .or_else(|| record.labels.clone()),
         };
         let known = config.source == Source::Files || workload.is_some();
         let addresses_since = addresses.then(|| since.unwrap_or(now));
-        all.insert(id, Local { record, endpoint, known, addresses_since });
+        all.insert(
+            id,
+            Local {
+                record,
+                endpoint,
+                known,
+                addresses_since,
+            },
+        );
     }
     all
 }

@@ -10,7 +10,10 @@ use tracing_subscriber::fmt;
 /// Begins logging to stderr, stdout or a file.
 pub(crate) fn begin(level: &str, file: Option<&Path>) -> io::Result<()> {
     let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
-    let builder = fmt().with_max_level(level).with_target(false).with_ansi(false);
+    let builder = fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(false);
     match file.map(|path| (path, path.to_str().unwrap_or_default())) {
         None | Some((_, "" | "stderr")) => builder.with_writer(io::stderr).init(),
         Some((_, "stdout")) => builder.with_writer(io::stdout).init(),

@@ -101,7 +101,10 @@ mod tests {
         fs::write(dir.path().join("workloads/.hidden"), "{}").unwrap();
         let second = Marks::look(&store).unwrap();
         assert_ne!(first.workloads, second.workloads);
-        assert_eq!((&first.pods, &first.documents, &first.node), (&second.pods, &second.documents, &second.node));
+        assert_eq!(
+            (&first.pods, &first.documents, &first.node),
+            (&second.pods, &second.documents, &second.node)
+        );
         fs::write(dir.path().join("node.json"), "{}").unwrap();
         fs::write(dir.path().join("policies/a.yaml"), "x").unwrap();
         let third = Marks::look(&store).unwrap();

@@ -90,7 +90,10 @@ pub(crate) fn render(shared: &Shared, bpf_dir: &Path) -> Result<String, fmt::Err
 fn engine(registry: &mut Registry, shared: &Shared) {
     let known = shared.known();
     let info = Family::<Version, Gauge>::default();
-    info.get_or_create(&Version { version: env!("CARGO_PKG_VERSION") }).set(1);
+    info.get_or_create(&Version {
+        version: env!("CARGO_PKG_VERSION"),
+    })
+    .set(1);
     registry.register("build_info", "Version of podgated", info);
 
     let mut gauge = |name: &str, help: &str, value: u64| {
@@ -98,24 +101,54 @@ fn engine(registry: &mut Registry, shared: &Shared) {
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     };
-    gauge("policy_generation", "Versions of policy that came into force", known.generation);
-    gauge("attachment_flaws", "Endpoints that are not enforced as they should be", known.flaws);
-    gauge("enforcement_suspended", "1 while enforcement is suspended on this node", u64::from(known.suspended));
-    gauge("broken_files", "Files below policies/ in which something cannot be read", known.broken_files);
-    gauge("ready", "1 when what the store says is in force", u64::from(known.unready.is_none()));
+    gauge(
+        "policy_generation",
+        "Versions of policy that came into force",
+        known.generation,
+    );
+    gauge(
+        "attachment_flaws",
+        "Endpoints that are not enforced as they should be",
+        known.flaws,
+    );
+    gauge(
+        "enforcement_suspended",
+        "1 while enforcement is suspended on this node",
+        u64::from(known.suspended),
+    );
+    gauge(
+        "broken_files",
+        "Files below policies/ in which something cannot be read",
+        known.broken_files,
+    );
+    gauge(
+        "ready",
+        "1 when what the store says is in force",
+        u64::from(known.unready.is_none()),
+    );
 
     let documents = Family::<ByCondition, Gauge>::default();
     for (condition, count) in &known.conditions {
-        documents.get_or_create(&ByCondition { condition }).set(*count as i64);
+        documents
+            .get_or_create(&ByCondition { condition })
+            .set(*count as i64);
     }
     registry.register("documents", "Policy documents by condition", documents);
 
     let endpoints = Family::<ByMode, Gauge>::default();
     for mode in ["strict", "standard"] {
-        let count = known.pods.values().filter(|pod| pod.strict == (mode == "strict")).count();
+        let count = known
+            .pods
+            .values()
+            .filter(|pod| pod.strict == (mode == "strict"))
+            .count();
         endpoints.get_or_create(&ByMode { mode }).set(count as i64);
     }
-    registry.register("endpoints", "Pod interfaces under enforcement, by mode", endpoints);
+    registry.register(
+        "endpoints",
+        "Pod interfaces under enforcement, by mode",
+        endpoints,
+    );
 
     let tables = Family::<ByTable, Gauge>::default();
     for (table, entries) in known.tables {
@@ -125,19 +158,47 @@ fn engine(registry: &mut Registry, shared: &Shared) {
 
     let counts = &shared.counts;
     let load = |counter: &AtomicU64| ConstCounter::new(counter.load(Ordering::Relaxed));
-    registry.register("policy_applied", "Passes that changed policy", load(&counts.applied));
-    registry.register("policy_apply_errors", "Passes that failed; the policy before stayed in force", load(&counts.apply_errors));
+    registry.register(
+        "policy_applied",
+        "Passes that changed policy",
+        load(&counts.applied),
+    );
+    registry.register(
+        "policy_apply_errors",
+        "Passes that failed; the policy before stayed in force",
+        load(&counts.apply_errors),
+    );
     let seconds = counts.apply_us.load(Ordering::Relaxed) as f64 / 1e6;
-    registry.register("policy_apply_seconds", "Time from compiling to words, summed", ConstCounter::new(seconds));
-    registry.register("repairs", "Attachments, rows and pins that were put back", load(&counts.repairs));
-    registry.register("leftovers_removed", "Rows, records and links that were left over", load(&counts.leftovers));
+    registry.register(
+        "policy_apply_seconds",
+        "Time from compiling to words, summed",
+        ConstCounter::new(seconds),
+    );
+    registry.register(
+        "repairs",
+        "Attachments, rows and pins that were put back",
+        load(&counts.repairs),
+    );
+    registry.register(
+        "leftovers_removed",
+        "Rows, records and links that were left over",
+        load(&counts.leftovers),
+    );
     registry.register("events", "Flow events read", load(&counts.events));
-    registry.register("events_lost", "Flow events that were not sent or not read", load(&counts.events_lost));
+    registry.register(
+        "events_lost",
+        "Flow events that were not sent or not read",
+        load(&counts.events_lost),
+    );
     let swept = Family::<ByWhy, Count>::default();
-    for (why, count) in
-        [("expired", &counts.swept_expired), ("dead", &counts.swept_dead), ("shrunk", &counts.swept_shrunk)]
-    {
-        swept.get_or_create(&ByWhy { why }).inc_by(count.load(Ordering::Relaxed));
+    for (why, count) in [
+        ("expired", &counts.swept_expired),
+        ("dead", &counts.swept_dead),
+        ("shrunk", &counts.swept_shrunk),
+    ] {
+        swept
+            .get_or_create(&ByWhy { why })
+            .inc_by(count.load(Ordering::Relaxed));
     }
     registry.register("flows_swept", "Flows removed from the table, by why", swept);
 }
@@ -151,33 +212,59 @@ fn kernel(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let known = shared.known();
     let counted = observe::counters(pins)?;
-    let (packets, bytes) = (Family::<Packets, Count>::default(), Family::<Packets, Count>::default());
+    let (packets, bytes) = (
+        Family::<Packets, Count>::default(),
+        Family::<Packets, Count>::default(),
+    );
     let (mut tracked_packets, mut tracked_bytes) = (0, 0);
     let drops = Family::<PodDrops, Count>::default();
-    let (pod_packets, pod_flows) = (Family::<PodLabels, Count>::default(), Family::<PodLabels, Gauge>::default());
+    let (pod_packets, pod_flows) = (
+        Family::<PodLabels, Count>::default(),
+        Family::<PodLabels, Gauge>::default(),
+    );
     let dropped = Family::<ByDirection, Count>::default();
     let dropped_bytes = Family::<ByDirection, Count>::default();
     for direction in ["ingress", "egress"] {
         dropped.get_or_create(&ByDirection { direction }).inc_by(0);
-        dropped_bytes.get_or_create(&ByDirection { direction }).inc_by(0);
+        dropped_bytes
+            .get_or_create(&ByDirection { direction })
+            .inc_by(0);
     }
     for (slot, counted) in &counted {
         let pod = known.pods.values().find(|pod| pod.slot == *slot);
         if let Some(pod) = pod {
-            let labels = PodLabels { namespace: pod.namespace.clone(), pod: pod.name.clone() };
-            pod_packets.get_or_create(&labels).inc_by(counted.passed.packets);
-            pod_flows.get_or_create(&labels).inc_by(counted.flows as i64);
+            let labels = PodLabels {
+                namespace: pod.namespace.clone(),
+                pod: pod.name.clone(),
+            };
+            pod_packets
+                .get_or_create(&labels)
+                .inc_by(counted.passed.packets);
+            pod_flows
+                .get_or_create(&labels)
+                .inc_by(counted.flows as i64);
         }
         for ((direction, reason), counter) in &counted.reasons {
-            let (direction, verdict) = (direction.name(), if reason.is_drop() { "drop" } else { "pass" });
-            let labels = Packets { direction, reason: reason.name(), verdict };
+            let (direction, verdict) = (
+                direction.name(),
+                if reason.is_drop() { "drop" } else { "pass" },
+            );
+            let labels = Packets {
+                direction,
+                reason: reason.name(),
+                verdict,
+            };
             packets.get_or_create(&labels).inc_by(counter.packets);
             bytes.get_or_create(&labels).inc_by(counter.bytes);
             if !reason.is_drop() {
                 continue;
             }
-            dropped.get_or_create(&ByDirection { direction }).inc_by(counter.packets);
-            dropped_bytes.get_or_create(&ByDirection { direction }).inc_by(counter.bytes);
+            dropped
+                .get_or_create(&ByDirection { direction })
+                .inc_by(counter.packets);
+            dropped_bytes
+                .get_or_create(&ByDirection { direction })
+                .inc_by(counter.bytes);
             if let Some(pod) = pod {
                 let labels = PodDrops {
                     namespace: pod.namespace.clone(),
@@ -192,10 +279,26 @@ fn kernel(
         tracked_packets += more.packets;
         tracked_bytes += more.bytes;
     }
-    registry.register("packets", "Packets by direction, reason and verdict, but those of tracked flows", packets);
-    registry.register("packet_bytes", "Bytes by direction, reason and verdict, but those of tracked flows", bytes);
-    registry.register("tracked_packets", "Packets of tracked flows that passed", ConstCounter::new(tracked_packets));
-    registry.register("tracked_bytes", "Bytes of tracked flows that passed", ConstCounter::new(tracked_bytes));
+    registry.register(
+        "packets",
+        "Packets by direction, reason and verdict, but those of tracked flows",
+        packets,
+    );
+    registry.register(
+        "packet_bytes",
+        "Bytes by direction, reason and verdict, but those of tracked flows",
+        bytes,
+    );
+    registry.register(
+        "tracked_packets",
+        "Packets of tracked flows that passed",
+        ConstCounter::new(tracked_packets),
+    );
+    registry.register(
+        "tracked_bytes",
+        "Bytes of tracked flows that passed",
+        ConstCounter::new(tracked_bytes),
+    );
     registry.register("pod_drops", "Packets dropped, by pod", drops);
     registry.register("pod_packets", "Packets passed, by pod", pod_packets);
     registry.register("pod_flows", "Tracked flows, by pod", pod_flows);
@@ -210,11 +313,27 @@ fn kernel(
         registry.register(name, help, gauge);
     };
     gauge("flows", "Tracked flows", held.flows);
-    gauge("flows_unanswered", "Tracked flows that are not answered", held.unanswered());
-    gauge("flows_limit", "Flows that the table may hold", u64::from(config.flow_limit));
-    gauge("flows_fair_share", "Flows that each endpoint may always hold", u64::from(config.fair_share));
+    gauge(
+        "flows_unanswered",
+        "Tracked flows that are not answered",
+        held.unanswered(),
+    );
+    gauge(
+        "flows_limit",
+        "Flows that the table may hold",
+        u64::from(config.flow_limit),
+    );
+    gauge(
+        "flows_fair_share",
+        "Flows that each endpoint may always hold",
+        u64::from(config.fair_share),
+    );
     let endpoints = Endpoints::open(bpf_dir)?;
-    gauge("endpoint_rows", "Endpoint rows in the kernel", endpoints.rows()?.len() as u64);
+    gauge(
+        "endpoint_rows",
+        "Endpoint rows in the kernel",
+        endpoints.rows()?.len() as u64,
+    );
     gauge(
         "interfaces_without_enforcement",
         "Host ends of pods' veth pairs that no endpoint row enforces",

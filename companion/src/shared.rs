@@ -82,7 +82,8 @@ impl Shared {
 
     /// The engine is alive.
     pub(crate) fn beat(&self) {
-        self.beat_ns.store(state::clock::monotonic_ns(), Ordering::Relaxed);
+        self.beat_ns
+            .store(state::clock::monotonic_ns(), Ordering::Relaxed);
     }
 
     /// How long ago it was.

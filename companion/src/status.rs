@@ -173,7 +173,8 @@ impl Companion {
     /// Whether all that the store held at a moment is applied or has a condition. Take `marks` and `at_ns`
     /// ([`state::clock::monotonic_ns`]) once, then ask again with each new status until it says yes.
     pub fn has_applied(&self, marks: &Marks, at_ns: u64) -> bool {
-        self.error.is_none() && (self.applied_until_ns >= at_ns || (!self.settling && self.applied == *marks))
+        self.error.is_none()
+            && (self.applied_until_ns >= at_ns || (!self.settling && self.applied == *marks))
     }
 
     /// Reads it; `None` = no companion has run in this boot.

@@ -33,7 +33,15 @@ impl Table {
     }
 
     /// As the programs make flows: entries, and counted.
-    fn make(&mut self, slot: u32, life: u32, count: u16, protocol: u8, state: u32, idle_seconds: u32) {
+    fn make(
+        &mut self,
+        slot: u32,
+        life: u32,
+        count: u16,
+        protocol: u8,
+        state: u32,
+        idle_seconds: u32,
+    ) {
         for port in 0..count {
             let key = layout::FlowKey {
                 life,
@@ -45,13 +53,32 @@ impl Table {
                 remote: Addr::v4([10, 0, 0, 9]),
                 ..Default::default()
             };
-            let seen = self.now.wrapping_sub((u64::from(idle_seconds * self.hz) / TICK_JIFFIES) as u32);
-            self.flows.insert(FlowKey(key), FlowValue(layout::FlowValue { judged: 1, seen, state }), 1).unwrap();
+            let seen = self
+                .now
+                .wrapping_sub((u64::from(idle_seconds * self.hz) / TICK_JIFFIES) as u32);
+            self.flows
+                .insert(
+                    FlowKey(key),
+                    FlowValue(layout::FlowValue {
+                        judged: 1,
+                        seen,
+                        state,
+                    }),
+                    1,
+                )
+                .unwrap();
         }
         for slot in [0, slot] {
             let ShareValue(Share { made, answered }) = self.shares.get(&slot, 0).unwrap();
-            let more = if state & STATE_ANSWERED != 0 { u64::from(count) } else { 0 };
-            let share = Share { made: made + u64::from(count), answered: answered + more };
+            let more = if state & STATE_ANSWERED != 0 {
+                u64::from(count)
+            } else {
+                0
+            };
+            let share = Share {
+                made: made + u64::from(count),
+                answered: answered + more,
+            };
             self.shares.set(slot, ShareValue(share), 0).unwrap();
         }
     }
@@ -62,7 +89,14 @@ fn what_has_expired_goes_and_is_counted() {
     let mut node = Node::new();
     node.load();
     let (pod, client) = (node.pod(), node.pod());
-    let record = node.add(&pod, "shop", "web", Mode::Standard, false, AttachMode::Clsact);
+    let record = node.add(
+        &pod,
+        "shop",
+        "web",
+        Mode::Standard,
+        false,
+        AttachMode::Clsact,
+    );
     let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
     assert!(kept.works());
     let pins = Pins::new(&node.bpf);
@@ -80,13 +114,30 @@ fn what_has_expired_goes_and_is_counted() {
 
     let endpoints = Endpoints::open(&node.bpf).unwrap();
     let summary = flows.sweep(&node.store, &endpoints).unwrap();
-    assert_eq!(summary, Summary { before: real.flows + 7200, expired: 4000, dead: 700, shrunk: 0 });
-    let all = Held { flows: real.flows + 2500, answered: real.answered + 2000 };
+    assert_eq!(
+        summary,
+        Summary {
+            before: real.flows + 7200,
+            expired: 4000,
+            dead: 700,
+            shrunk: 0
+        }
+    );
+    let all = Held {
+        flows: real.flows + 2500,
+        answered: real.answered + 2000,
+    };
     assert_eq!(flows.held(0).unwrap(), all);
     assert_eq!(flows.held(record.slot).unwrap(), all);
     assert_eq!(table.flows.keys().count() as u64, all.flows);
     assert!(kept.works());
-    assert_eq!(flows.sweep(&node.store, &endpoints).unwrap(), Summary { before: all.flows, ..Summary::default() });
+    assert_eq!(
+        flows.sweep(&node.store, &endpoints).unwrap(),
+        Summary {
+            before: all.flows,
+            ..Summary::default()
+        }
+    );
 }
 
 #[test]
@@ -94,8 +145,22 @@ fn a_short_table_takes_from_who_has_too_much_only() {
     let mut node = Node::new();
     node.load();
     let (pod, other) = (node.pod(), node.pod());
-    let greedy = node.add(&pod, "shop", "greedy", Mode::Standard, false, AttachMode::Clsact);
-    let modest = node.add(&other, "shop", "modest", Mode::Standard, false, AttachMode::Clsact);
+    let greedy = node.add(
+        &pod,
+        "shop",
+        "greedy",
+        Mode::Standard,
+        false,
+        AttachMode::Clsact,
+    );
+    let modest = node.add(
+        &other,
+        "shop",
+        "modest",
+        Mode::Standard,
+        false,
+        AttachMode::Clsact,
+    );
     let pins = Pins::new(&node.bpf);
     let mut flows = Flows::open(&pins).unwrap();
     {
@@ -107,11 +172,22 @@ fn a_short_table_takes_from_who_has_too_much_only() {
     let mut table = Table::open(&pins);
     table.make(greedy.slot, greedy.life, 15_000, 6, STATE_ANSWERED, 3000);
     table.make(greedy.slot, greedy.life, 10_000, 6, STATE_ANSWERED, 10);
-    table.make(modest.slot, modest.life, 1_000, 6, STATE_ANSWERED, 80_000 % 65_536);
+    table.make(
+        modest.slot,
+        modest.life,
+        1_000,
+        6,
+        STATE_ANSWERED,
+        80_000 % 65_536,
+    );
     assert!(flows.is_short().unwrap());
     let endpoints = Endpoints::open(&node.bpf).unwrap();
     let summary = flows.sweep(&node.store, &endpoints).unwrap();
-    assert_eq!((summary.expired, summary.dead, summary.shrunk), (0, 0, 15_000), "the idle ones, not those in use");
+    assert_eq!(
+        (summary.expired, summary.dead, summary.shrunk),
+        (0, 0, 15_000),
+        "the idle ones, not those in use"
+    );
     assert!(flows.held(modest.slot).unwrap().flows >= 1_000);
     assert!(!flows.is_short().unwrap());
 }
@@ -121,15 +197,40 @@ fn counters_that_went_wrong_are_put_right() {
     let mut node = Node::new();
     node.load();
     let pod = node.pod();
-    let record = node.add(&pod, "shop", "web", Mode::Standard, false, AttachMode::Clsact);
+    let record = node.add(
+        &pod,
+        "shop",
+        "web",
+        Mode::Standard,
+        false,
+        AttachMode::Clsact,
+    );
     let pins = Pins::new(&node.bpf);
     let mut flows = Flows::open(&pins).unwrap();
     let mut table = Table::open(&pins);
     table.make(record.slot, record.life, 100, 6, STATE_ANSWERED, 10);
-    table.shares.set(record.slot, ShareValue(Share { made: 5000, answered: 20 }), 0).unwrap();
+    table
+        .shares
+        .set(
+            record.slot,
+            ShareValue(Share {
+                made: 5000,
+                answered: 20,
+            }),
+            0,
+        )
+        .unwrap();
     let endpoints = Endpoints::open(&node.bpf).unwrap();
     flows.sweep(&node.store, &endpoints).unwrap();
     let held = flows.held(record.slot).unwrap();
-    assert_eq!(held.flows, table.flows.keys().filter_map(Result::ok).filter(|k| k.0.life == record.life).count() as u64);
+    assert_eq!(
+        held.flows,
+        table
+            .flows
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|k| k.0.life == record.life)
+            .count() as u64
+    );
     assert!(held.answered >= 100, "{held:?}");
 }

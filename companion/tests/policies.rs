@@ -17,11 +17,16 @@ fn a_policy_takes_effect_and_goes_again() {
     let (pod, client, stranger) = (node.pod(), node.pod(), node.pod());
     node.start(&[]);
     let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
-    let decided = wait_until("the word is decided", LONG, || !node.word(&record).has(PolicyWord::PENDING));
+    let decided = wait_until("the word is decided", LONG, || {
+        !node.word(&record).has(PolicyWord::PENDING)
+    });
     println!("word decided after {decided:?}");
     assert!(!node.connects(&client, &pod, 80), "strict");
 
-    node.policy("web.yaml", &allow("web", &pod, "web", &[client.v4, client.v6], 80));
+    node.policy(
+        "web.yaml",
+        &allow("web", &pod, "web", &[client.v4, client.v6], 80),
+    );
     println!("settled after {:?}", node.settle());
     assert!(node.connects(&client, &pod, 80));
     assert!(!node.connects(&client, &pod, 81));
@@ -39,7 +44,13 @@ fn a_policy_takes_effect_and_goes_again() {
     assert!(kept.works());
 
     // Revoked, on the live connection too.
-    node.policy("web.yaml", &marked(&allow("web", &pod, "web", &[stranger.v4, stranger.v6], 80), 2));
+    node.policy(
+        "web.yaml",
+        &marked(
+            &allow("web", &pod, "web", &[stranger.v4, stranger.v6], 80),
+            2,
+        ),
+    );
     node.settle();
     assert!(!kept.works());
     assert!(!node.connects(&client, &pod, 80));
@@ -49,10 +60,15 @@ fn a_policy_takes_effect_and_goes_again() {
     node.settle();
     assert!(!node.connects(&stranger, &pod, 80));
     wait_until("the tables are swept", LONG, || {
-        let status = companion::status::Companion::read(&node.store).unwrap().unwrap();
+        let status = companion::status::Companion::read(&node.store)
+            .unwrap()
+            .unwrap();
         let tables = enforcer::apply::Tables::open(&enforcer::pins::Pins::new(&node.bpf)).unwrap();
         let contents = tables.contents().unwrap();
-        status.error.is_none() && contents.peers.is_empty() && contents.rules.is_empty() && contents.ports.is_empty()
+        status.error.is_none()
+            && contents.peers.is_empty()
+            && contents.rules.is_empty()
+            && contents.ports.is_empty()
     });
 }
 
@@ -61,10 +77,22 @@ fn a_restart_changes_no_word() {
     let mut node = Node::new();
     node.load();
     let (pod, client) = (node.pod(), node.pod());
-    node.policy("web.yaml", &allow("web", &pod, "web", &[client.v4, client.v6], 80));
+    node.policy(
+        "web.yaml",
+        &allow("web", &pod, "web", &[client.v4, client.v6], 80),
+    );
     node.start(&[]);
-    let record = node.add(&pod, "shop", "web", Mode::Standard, true, AttachMode::Clsact);
-    wait_until("the word is decided", LONG, || !node.word(&record).has(PolicyWord::PENDING));
+    let record = node.add(
+        &pod,
+        "shop",
+        "web",
+        Mode::Standard,
+        true,
+        AttachMode::Clsact,
+    );
+    wait_until("the word is decided", LONG, || {
+        !node.word(&record).has(PolicyWord::PENDING)
+    });
     let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
     let word = node.word(&record);
     for signal in ["TERM", "KILL"] {
@@ -85,7 +113,10 @@ fn a_restart_changes_no_word() {
     node.start(&[]);
     node.settle();
     assert!(!node.word(&record).has(PolicyWord::ISOLATED_INGRESS));
-    assert!(node.connects(&client, &pod, 81), "standard, and nothing isolates it");
+    assert!(
+        node.connects(&client, &pod, 81),
+        "standard, and nothing isolates it"
+    );
 }
 
 #[test]
@@ -93,11 +124,23 @@ fn maps_are_taken_up_when_they_appear() {
     let mut node = Node::new();
     let (pod, client) = (node.pod(), node.pod());
     node.start(&[]);
-    node.policy("web.yaml", &allow("web", &pod, "web", &[client.v4, client.v6], 80));
+    node.policy(
+        "web.yaml",
+        &allow("web", &pod, "web", &[client.v4, client.v6], 80),
+    );
     node.settle();
     node.load();
-    let record = node.add(&pod, "shop", "web", Mode::Standard, true, AttachMode::Clsact);
-    let decided = wait_until("the word is decided", LONG, || !node.word(&record).has(PolicyWord::PENDING));
+    let record = node.add(
+        &pod,
+        "shop",
+        "web",
+        Mode::Standard,
+        true,
+        AttachMode::Clsact,
+    );
+    let decided = wait_until("the word is decided", LONG, || {
+        !node.word(&record).has(PolicyWord::PENDING)
+    });
     println!("word decided after {decided:?}");
     assert!(node.connects(&client, &pod, 80));
     assert!(!node.connects(&client, &pod, 81));
@@ -110,13 +153,22 @@ fn suspension_is_visible_and_ends() {
     let (pod, client) = (node.pod(), node.pod());
     node.start(&["--enable-network-policy=false"]);
     let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
-    wait_until("the word is decided", LONG, || node.word(&record).has(PolicyWord::SUSPENDED));
+    wait_until("the word is decided", LONG, || {
+        node.word(&record).has(PolicyWord::SUSPENDED)
+    });
     assert!(node.connects(&client, &pod, 80));
     let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
-    assert!(companion::status::Companion::read(&node.store).unwrap().unwrap().suspended);
+    assert!(
+        companion::status::Companion::read(&node.store)
+            .unwrap()
+            .unwrap()
+            .suspended
+    );
     node.stop("TERM");
     node.start(&[]);
-    wait_until("the word is enforced again", LONG, || !node.word(&record).has(PolicyWord::SUSPENDED));
+    wait_until("the word is enforced again", LONG, || {
+        !node.word(&record).has(PolicyWord::SUSPENDED)
+    });
     assert!(!kept.works());
     assert!(!node.connects(&client, &pod, 80));
 }
@@ -127,10 +179,19 @@ fn the_mode_of_a_running_endpoint_follows_its_record() {
     node.load();
     let (pod, client) = (node.pod(), node.pod());
     node.start(&[]);
-    let mut record = node.add(&pod, "shop", "web", Mode::Standard, false, AttachMode::Clsact);
+    let mut record = node.add(
+        &pod,
+        "shop",
+        "web",
+        Mode::Standard,
+        false,
+        AttachMode::Clsact,
+    );
     assert!(node.connects(&client, &pod, 80));
     record.mode = Mode::Strict;
     node.store.lock(LONG).unwrap().put_record(&record).unwrap();
-    wait_until("strict", Duration::from_secs(2), || node.word(&record).has(PolicyWord::STRICT));
+    wait_until("strict", Duration::from_secs(2), || {
+        node.word(&record).has(PolicyWord::STRICT)
+    });
     assert!(!node.connects(&client, &pod, 80));
 }

@@ -18,14 +18,18 @@ use verdict::PolicyWord;
 const SOON: Duration = Duration::from_secs(2);
 
 fn tc(node: &Node, words: &[&str]) -> String {
-    let output = Command::new("nsenter").arg(format!("--net={}", node.netns().display())).arg("tc").args(words).output();
+    let output = Command::new("nsenter")
+        .arg(format!("--net={}", node.netns().display()))
+        .arg("tc")
+        .args(words)
+        .output();
     String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
 fn has_filters(node: &Node, record: &Record) -> bool {
-    ["ingress", "egress"]
-        .iter()
-        .all(|hook| tc(node, &["filter", "show", "dev", &record.veth, hook]).contains("direct-action"))
+    ["ingress", "egress"].iter().all(|hook| {
+        tc(node, &["filter", "show", "dev", &record.veth, hook]).contains("direct-action")
+    })
 }
 
 #[test]
@@ -45,7 +49,9 @@ fn filters_and_qdiscs_come_back() {
     node.stop("KILL");
     tc(&node, &["qdisc", "del", "dev", &record.veth, "clsact"]);
     node.start(&[]);
-    wait_until("the qdisc is back after a start", SOON, || has_filters(&node, &record));
+    wait_until("the qdisc is back after a start", SOON, || {
+        has_filters(&node, &record)
+    });
     assert!(!node.connects(&client, &pod, 80));
 }
 
@@ -66,7 +72,9 @@ fn links_come_back() {
     for link in fs::read_dir(&links).unwrap() {
         fs::remove_file(link.unwrap().path()).unwrap();
     }
-    wait_until("the links are back", SOON, || fs::read_dir(&links).unwrap().count() == 2);
+    wait_until("the links are back", SOON, || {
+        fs::read_dir(&links).unwrap().count() == 2
+    });
     assert!(!node.connects(&client, &pod, 80));
 }
 
@@ -76,9 +84,14 @@ fn pins_come_back_with_all_that_they_hold() {
     node.load();
     let (pod, client) = (node.pod(), node.pod());
     node.start(&[]);
-    node.policy("web.yaml", &node::allow("web", &pod, "web", &[client.v4, client.v6], 80));
+    node.policy(
+        "web.yaml",
+        &node::allow("web", &pod, "web", &[client.v4, client.v6], 80),
+    );
     let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
-    wait_until("the word is decided", LONG, || node.word(&record).has(PolicyWord::ISOLATED_INGRESS));
+    wait_until("the word is decided", LONG, || {
+        node.word(&record).has(PolicyWord::ISOLATED_INGRESS)
+    });
     let word = node.word(&record);
     fs::remove_dir_all(&node.bpf).unwrap();
     let took = wait_until("the pins are back", SOON, || {
@@ -94,11 +107,17 @@ fn pins_come_back_with_all_that_they_hold() {
     wait_until("the endpoint has a row in the new maps", LONG, || {
         let endpoints = Endpoints::open(&node.bpf).unwrap();
         let row = endpoints.row(record.ifindex).unwrap();
-        row.is_some_and(|row| endpoints.words.get(row.slot).has(PolicyWord::ISOLATED_INGRESS))
-            && has_filters(&node, &record)
+        row.is_some_and(|row| {
+            endpoints
+                .words
+                .get(row.slot)
+                .has(PolicyWord::ISOLATED_INGRESS)
+        }) && has_filters(&node, &record)
     });
     wait_until("the new programs are attached", SOON, || {
-        companion::status::Companion::read(&node.store).unwrap().is_some_and(|c| c.flaws.is_empty())
+        companion::status::Companion::read(&node.store)
+            .unwrap()
+            .is_some_and(|c| c.flaws.is_empty())
     });
     assert!(node.connects(&client, &pod, 80));
     assert!(!node.connects(&client, &pod, 81));
@@ -111,7 +130,14 @@ fn what_is_left_over_goes() {
     let (pod, other) = (node.pod(), node.pod());
     let (gone, stays) = (
         node.add(&pod, "shop", "web", Mode::Strict, false, AttachMode::Clsact),
-        node.add(&other, "shop", "other", Mode::Strict, false, AttachMode::Clsact),
+        node.add(
+            &other,
+            "shop",
+            "other",
+            Mode::Strict,
+            false,
+            AttachMode::Clsact,
+        ),
     );
     // An earlier boot, a torn record, a word of nobody.
     let pods = node.store.layout().pods();
@@ -120,29 +146,65 @@ fn what_is_left_over_goes() {
     old["containerId"] = "old".into();
     fs::write(pods.join("old_eth0.json"), old.to_string()).unwrap();
     fs::write(pods.join("torn_eth0.json"), "").unwrap();
-    Endpoints::open(&node.bpf).unwrap().words.set(4000, PolicyWord::new(0, 0, 9));
+    Endpoints::open(&node.bpf)
+        .unwrap()
+        .words
+        .set(4000, PolicyWord::new(0, 0, 9));
     let (store, bpf, ns) = (node.store.clone(), node.bpf.clone(), node.netns());
     let look = move || in_netns(&ns, || describe(&store, &bpf).unwrap()).unwrap();
     let found = look();
-    assert!(found.iter().any(|l| matches!(l, Leftover::EarlierBoot(_))), "{found:?}");
-    assert!(found.iter().any(|l| matches!(l, Leftover::Torn(_))), "{found:?}");
+    assert!(
+        found.iter().any(|l| matches!(l, Leftover::EarlierBoot(_))),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().any(|l| matches!(l, Leftover::Torn(_))),
+        "{found:?}"
+    );
     assert!(found.contains(&Leftover::Word(4000)), "{found:?}");
     assert_eq!(found.len(), 3, "{found:?}");
     // Seen from another namespace everything seems gone, but the pods say that it is not.
-    assert!(describe(&node.store, &node.bpf).unwrap().iter().all(|l| !matches!(l, Leftover::Row { .. } | Leftover::Record(_))));
+    assert!(
+        describe(&node.store, &node.bpf)
+            .unwrap()
+            .iter()
+            .all(|l| !matches!(l, Leftover::Row { .. } | Leftover::Record(_)))
+    );
 
     node.start(&[]);
     wait_until("the store is clean", SOON, || look().is_empty());
 
     // A pod that goes without a DEL.
-    let status = Command::new("ip").args(["netns", "del", &pod.netns]).status().unwrap();
+    let status = Command::new("ip")
+        .args(["netns", "del", &pod.netns])
+        .status()
+        .unwrap();
     assert!(status.success());
     wait_until("row and record are gone", Duration::from_secs(4), || {
-        let row = Endpoints::open(&node.bpf).unwrap().row(gone.ifindex).unwrap();
-        row.is_none() && node.store.record(&gone.container_id, &gone.ifname).unwrap().is_none()
+        let row = Endpoints::open(&node.bpf)
+            .unwrap()
+            .row(gone.ifindex)
+            .unwrap();
+        row.is_none()
+            && node
+                .store
+                .record(&gone.container_id, &gone.ifname)
+                .unwrap()
+                .is_none()
     });
     assert!(node.word(&gone).0 == 0);
-    assert!(Endpoints::open(&node.bpf).unwrap().row(stays.ifindex).unwrap().is_some());
-    assert!(node.store.record(&stays.container_id, &stays.ifname).unwrap().is_some());
+    assert!(
+        Endpoints::open(&node.bpf)
+            .unwrap()
+            .row(stays.ifindex)
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        node.store
+            .record(&stays.container_id, &stays.ifname)
+            .unwrap()
+            .is_some()
+    );
     wait_until("nothing is left", SOON, || look().is_empty());
 }

@@ -7,7 +7,13 @@
 //! - a packet is only read; "pass" is `TC_ACT_UNSPEC`, so that other users' filters still run;
 //! - what changes verdicts is the policy word alone; verdict, epoch and opener of a flow are written by key;
 //! - only what Linux 5.10 has: no fetch_add with a result, no loops without a bound, no coarse clock.
-#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics), allow(internal_features))]
+#![cfg_attr(
+    target_arch = "bpf",
+    no_std,
+    no_main,
+    feature(core_intrinsics),
+    allow(internal_features)
+)]
 
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -20,6 +26,8 @@ mod tables;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() -> std::process::ExitCode {
-    eprintln!("these are kernel programs: build them for bpfel-unknown-none (enforcer/build.rs does)");
+    eprintln!(
+        "these are kernel programs: build them for bpfel-unknown-none (enforcer/build.rs does)"
+    );
     std::process::ExitCode::FAILURE
 }

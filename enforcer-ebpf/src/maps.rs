@@ -5,8 +5,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use verdict::env::Work;
 use verdict::layout::{
-    Addr, Config, Counter, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PeerValue, PortValue,
-    PrefixValue, Rate, RuleKey, RuleValue, SLOTS, Share, Swept,
+    Addr, Config, Counter, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey,
+    PeerValue, PortValue, PrefixValue, Rate, RuleKey, RuleValue, SLOTS, Share, Swept,
 };
 
 /// Data of the `PREFIXES` key behind the prefix length.
@@ -25,29 +25,39 @@ pub(crate) struct SourceData(pub(crate) u32, pub(crate) u32, pub(crate) Addr);
 pub(crate) struct PortData(pub(crate) u32, pub(crate) u16, pub(crate) u16);
 
 #[map]
-pub(crate) static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(SLOTS, BPF_F_NO_PREALLOC);
+pub(crate) static ENDPOINTS: HashMap<u32, Endpoint> =
+    HashMap::with_max_entries(SLOTS, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static WORDS: Array<u64> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
 #[map]
-pub(crate) static SOURCES: LpmTrie<SourceData, u32> = LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+pub(crate) static SOURCES: LpmTrie<SourceData, u32> =
+    LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
+pub(crate) static FLOWS: HashMap<FlowKey, FlowValue> =
+    HashMap::with_max_entries(524_288, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FlowValue> = LruHashMap::with_max_entries(8_192, 0);
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FlowValue> =
+    LruHashMap::with_max_entries(8_192, 0);
 #[map]
-pub(crate) static HOSTS: HashMap<PeerKey, u32> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+pub(crate) static HOSTS: HashMap<PeerKey, u32> =
+    HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static HOSTPATHS: HashMap<u32, u32> = HashMap::with_max_entries(256, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static HOSTPORTS: HashMap<HostPortKey, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+pub(crate) static HOSTPORTS: HashMap<HostPortKey, u32> =
+    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static PEERS: HashMap<PeerKey, PeerValue> = HashMap::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
+pub(crate) static PEERS: HashMap<PeerKey, PeerValue> =
+    HashMap::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static PREFIXES: LpmTrie<PrefixData, PrefixValue> = LpmTrie::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+pub(crate) static PREFIXES: LpmTrie<PrefixData, PrefixValue> =
+    LpmTrie::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
+pub(crate) static RULES: HashMap<RuleKey, RuleValue> =
+    HashMap::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static PORTS: LpmTrie<PortData, PortValue> = LpmTrie::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
+pub(crate) static PORTS: LpmTrie<PortData, PortValue> =
+    LpmTrie::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
@@ -59,7 +69,8 @@ pub(crate) static SWEPT: Array<Swept> = Array::with_max_entries(SLOTS, 0);
 pub(crate) static PASSED: PerCpuArray<Counter> = PerCpuArray::with_max_entries(SLOTS * 2, 0);
 /// Everything but tracked packets, by `verdict::layout::counter_key`.
 #[map]
-pub(crate) static REASONS: PerCpuHashMap<u32, Counter> = PerCpuHashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+pub(crate) static REASONS: PerCpuHashMap<u32, Counter> =
+    PerCpuHashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]

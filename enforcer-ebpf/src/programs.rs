@@ -1,11 +1,14 @@
 //! The programs' entries: decide, count, tell.
 
-use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{
+    BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, TC_ACT_SHOT,
+    TC_ACT_UNSPEC,
+};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use verdict::env::{Decision, Work};
-use verdict::layout::{Config, Counter, Direction, Event, counter_key};
+use verdict::layout::{Addr, Config, Counter, Direction, Event, counter_key};
 use verdict::{Reason, decide};
 
 use crate::maps::{CLOCK, CONFIG, EVENTS, PASSED, RATES, REASONS, WORK};
@@ -53,7 +56,11 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
         add(counter, packets, bytes);
     }
     if decision.reason as u8 != Reason::Tracked as u8 {
-        count(counter_key(decision.slot, direction, decision.reason), packets, bytes);
+        count(
+            counter_key(decision.slot, direction, decision.reason),
+            packets,
+            bytes,
+        );
         if decision.log {
             tell(&decision, direction, meta.ifindex, meta.len, work);
         }
@@ -88,7 +95,8 @@ fn count(key: u32, packets: u64, bytes: u64) {
 #[inline(always)]
 fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, work: &Work) {
     let Some(config) = CONFIG.get(0) else { return };
-    if !within_rate(decision.slot, config.events_per_endpoint, config) || !within_rate(0, config.events_per_node, config)
+    if !within_rate(decision.slot, config.events_per_endpoint, config)
+        || !within_rate(0, config.events_per_node, config)
     {
         return;
     }
@@ -100,8 +108,9 @@ fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, wor
         life: decision.life,
         slot: decision.slot,
         bytes,
-        src: p.src,
-        dst: p.dst,
+        // Without a family these are the addresses of an earlier packet.
+        src: if p.family == 0 { Addr::ZERO } else { p.src },
+        dst: if p.family == 0 { Addr::ZERO } else { p.dst },
         src_port_be: p.src_port_be,
         dst_port_be: p.dst_port_be,
         family: p.family,
@@ -109,7 +118,11 @@ fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, wor
         direction: direction as u8,
         reason: decision.reason as u8,
     };
-    let wake = if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= WAKE_AT { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let wake = if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= WAKE_AT {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
     if EVENTS.output::<Event>(&event, u64::from(wake)).is_err()
         && let Some(rate) = RATES.get_ptr_mut(0)
     {
@@ -120,10 +133,16 @@ fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, wor
 
 #[inline(always)]
 fn within_rate(slot: u32, limit: u32, config: &Config) -> bool {
-    let Some(rate) = RATES.get_ptr_mut(slot) else { return false };
+    let Some(rate) = RATES.get_ptr_mut(slot) else {
+        return false;
+    };
     // SAFETY: the helper has no arguments.
     let jiffies = unsafe { bpf_jiffies64() };
-    let hz = if config.hz == 0 { 1 } else { u64::from(config.hz) };
+    let hz = if config.hz == 0 {
+        1
+    } else {
+        u64::from(config.hz)
+    };
     let second = (jiffies / hz) as u32;
     // SAFETY: an array's value is never freed; CPUs that meet here make the limit a little softer.
     let rate = unsafe { &mut *rate };

@@ -21,7 +21,11 @@ impl Skb {
     pub(crate) fn segments(&self) -> u64 {
         // SAFETY: the context that the kernel gave to the program is valid while it runs.
         let segments = unsafe { (*self.0).gso_segs };
-        if segments == 0 { 1 } else { u64::from(segments) }
+        if segments == 0 {
+            1
+        } else {
+            u64::from(segments)
+        }
     }
 
     #[inline(always)]
@@ -43,7 +47,9 @@ impl Frame for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool {
         // SAFETY: the helper writes at most N bytes into the array.
-        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, into.as_mut_ptr().cast(), N as u32) == 0 }
+        unsafe {
+            bpf_skb_load_bytes(self.0.cast(), offset, into.as_mut_ptr().cast(), N as u32) == 0
+        }
     }
 
     #[inline(always)]

@@ -11,14 +11,14 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::maps::lpm_trie::Key;
 use verdict::env::{Env, Flow, Write};
 use verdict::layout::{
-    Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey, PortValue, PrefixKey,
-    PrefixValue, RuleKey, RuleValue, Share, SourceKey, V4,
+    Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey, PortValue,
+    PrefixKey, PrefixValue, RuleKey, RuleValue, Share, SourceKey, V4,
 };
 use verdict::packet::{Packet, proto};
 
 use crate::maps::{
-    CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, HOSTPATHS, HOSTPORTS, HOSTS, PEERS, PORTS, PREFIXES, PortData, PrefixData,
-    RULES, SHARES, SOURCES, SWEPT, SourceData, WORDS,
+    CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, HOSTPATHS, HOSTPORTS, HOSTS, PEERS, PORTS, PREFIXES,
+    PortData, PrefixData, RULES, SHARES, SOURCES, SWEPT, SourceData, WORDS,
 };
 use crate::skb::Skb;
 
@@ -123,7 +123,14 @@ impl Env for Tables<'_> {
                 // The counters are read one after the other: a difference below zero is a moment, not a number.
                 let live = if live > u64::MAX / 2 { 0 } else { live };
                 let unanswered = live.wrapping_sub(answered);
-                (live, if unanswered > u64::MAX / 2 { 0 } else { unanswered })
+                (
+                    live,
+                    if unanswered > u64::MAX / 2 {
+                        0
+                    } else {
+                        unanswered
+                    },
+                )
             }
             _ => (u64::MAX, u64::MAX),
         }
@@ -138,14 +145,24 @@ impl Env for Tables<'_> {
     #[inline(always)]
     fn count_answered(&self, slot: u32, answered: bool) {
         // SAFETY: as above.
-        count(slot, |s| unsafe { &raw mut (*s).answered }, if answered { 1 } else { u64::MAX });
+        count(
+            slot,
+            |s| unsafe { &raw mut (*s).answered },
+            if answered { 1 } else { u64::MAX },
+        );
     }
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FlowValue> {
         let value = FRAGMENTS.get_ptr(key)?;
         // SAFETY: a map value stays mapped while the program runs; the verdict is one word, read whole.
-        Some(unsafe { FlowValue { judged: read_volatile(&raw const (*value).judged), seen: (*value).seen, state: 0 } })
+        Some(unsafe {
+            FlowValue {
+                judged: read_volatile(&raw const (*value).judged),
+                seen: (*value).seen,
+                state: 0,
+            }
+        })
     }
 
     #[inline(always)]

@@ -126,12 +126,20 @@ impl Tables {
     /// If the kernel refuses; the table is as before then.
     pub fn write(&mut self, _: &Locked<'_>, write: &Write) -> Result<(), maps::Error> {
         let (name, done) = match *write {
-            Write::PutPeer { address, len, class } if is_exact(address, len) => {
+            Write::PutPeer {
+                address,
+                len,
+                class,
+            } if is_exact(address, len) => {
                 let key = exact_key(address);
                 let value = maps::PeerValue(PeerValue::new(&key, class));
                 ("PEERS", self.peers.insert(maps::PeerKey(key), value, 0))
             }
-            Write::PutPeer { address, len, class } => {
+            Write::PutPeer {
+                address,
+                len,
+                class,
+            } => {
                 let (family, addr) = Addr::from_ip(address);
                 let value = PrefixValue {
                     class,
@@ -141,17 +149,26 @@ impl Tables {
                     class_again: class,
                 };
                 let key = prefix_key(&trie_key(address, len));
-                ("PREFIXES", self.prefixes.insert(&key, maps::PrefixValue(value), 0))
+                (
+                    "PREFIXES",
+                    self.prefixes.insert(&key, maps::PrefixValue(value), 0),
+                )
             }
-            Write::DeletePeer { address, len } if is_exact(address, len) => {
-                ("PEERS", gone(self.peers.remove(&maps::PeerKey(exact_key(address)))))
+            Write::DeletePeer { address, len } if is_exact(address, len) => (
+                "PEERS",
+                gone(self.peers.remove(&maps::PeerKey(exact_key(address)))),
+            ),
+            Write::DeletePeer { address, len } => (
+                "PREFIXES",
+                gone(self.prefixes.remove(&prefix_key(&trie_key(address, len)))),
+            ),
+            Write::PutRule { key, value } => {
+                ("RULES", self.rules.insert(maps::RuleKey(key), value, 0))
             }
-            Write::DeletePeer { address, len } => {
-                ("PREFIXES", gone(self.prefixes.remove(&prefix_key(&trie_key(address, len)))))
-            }
-            Write::PutRule { key, value } => ("RULES", self.rules.insert(maps::RuleKey(key), value, 0)),
             Write::DeleteRule { key } => ("RULES", gone(self.rules.remove(&maps::RuleKey(key)))),
-            Write::PutPort { key, value } => ("PORTS", self.ports.insert(&port_key(&key), value, 0)),
+            Write::PutPort { key, value } => {
+                ("PORTS", self.ports.insert(&port_key(&key), value, 0))
+            }
             Write::DeletePort { key } => ("PORTS", gone(self.ports.remove(&port_key(&key)))),
         };
         done.map_err(|e| maps::Error::write(name, &e))
@@ -164,15 +181,18 @@ impl Tables {
     pub fn contents(&self) -> Result<Contents, maps::Error> {
         let mut all = Contents::default();
         for entry in self.peers.iter() {
-            let (maps::PeerKey(key), maps::PeerValue(value)) = entry.map_err(|e| maps::Error::read("PEERS", &e))?;
+            let (maps::PeerKey(key), maps::PeerValue(value)) =
+                entry.map_err(|e| maps::Error::read("PEERS", &e))?;
             let address = key.addr.to_ip(key.family as u8);
             all.peers.push((address, bits(address), value.word as u32));
         }
         for entry in self.prefixes.iter() {
-            let (key, maps::PrefixValue(value)) = entry.map_err(|e| maps::Error::read("PREFIXES", &e))?;
+            let (key, maps::PrefixValue(value)) =
+                entry.map_err(|e| maps::Error::read("PREFIXES", &e))?;
             let PrefixData([family, a, b, c, d]) = key.data();
             let len = key.prefix_len().saturating_sub(PrefixKey::FIXED_BITS) as u8;
-            all.peers.push((Addr([a, b, c, d]).to_ip(family as u8), len, value.class));
+            all.peers
+                .push((Addr([a, b, c, d]).to_ip(family as u8), len, value.class));
         }
         for entry in self.rules.iter() {
             let (maps::RuleKey(key), value) = entry.map_err(|e| maps::Error::read("RULES", &e))?;
@@ -206,7 +226,10 @@ impl Tables {
     ) -> Result<Vec<Flip>, endpoint::Error> {
         let (mut gone, mut epoch) = (Vec::new(), None);
         for flip in flips {
-            let Some(row) = endpoints.row(flip.ifindex)?.filter(|row| row.life == flip.life) else {
+            let Some(row) = endpoints
+                .row(flip.ifindex)?
+                .filter(|row| row.life == flip.life)
+            else {
                 gone.push(*flip);
                 continue;
             };
@@ -217,7 +240,9 @@ impl Tables {
                 (true, Some(number)) => number,
                 (true, None) => *epoch.insert(endpoints.next_epoch(locked)?),
             };
-            endpoints.words.set(row.slot, PolicyWord::new(flip.flags, flip.set, number));
+            endpoints
+                .words
+                .set(row.slot, PolicyWord::new(flip.flags, flip.set, number));
         }
         Ok(gone)
     }
@@ -265,12 +290,19 @@ const fn is_exact(address: IpAddr, len: u8) -> bool {
 
 const fn exact_key(address: IpAddr) -> PeerKey {
     let (family, addr) = Addr::from_ip(address);
-    PeerKey { family: family as u32, addr }
+    PeerKey {
+        family: family as u32,
+        addr,
+    }
 }
 
 const fn trie_key(address: IpAddr, len: u8) -> PrefixKey {
     let (family, addr) = Addr::from_ip(address);
-    PrefixKey { prefix_len: PrefixKey::FIXED_BITS + len as u32, family: family as u32, addr }
+    PrefixKey {
+        prefix_len: PrefixKey::FIXED_BITS + len as u32,
+        family: family as u32,
+        addr,
+    }
 }
 
 /// The number of a family in keys.

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use verdict::layout::Direction;
 
-use crate::hostnet::{self, Bandwidth, Clsact, FILTER_HANDLE, FILTER_PRIORITY, Flaw, Hook, ProgramIds, QdiscKind, tcx};
+use crate::hostnet::{
+    self, Bandwidth, Clsact, FILTER_HANDLE, FILTER_PRIORITY, Flaw, Hook, ProgramIds, QdiscKind, tcx,
+};
 use crate::kernel::{self, KernelVersion};
 use crate::load::{PROGRAM_EGRESS, PROGRAM_INGRESS};
 use crate::pins::Pins;
@@ -51,8 +53,10 @@ pub enum Error {
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
     /// What stands at the interface.
-    #[error("attach to interface {ifindex}: {found} stands there, and podgate would run behind it or not at all \
-             (put podgate behind the bandwidth plugin in the chain, or remove what stands there)")]
+    #[error(
+        "attach to interface {ifindex}: {found} stands there, and podgate would run behind it or not at all \
+             (put podgate behind the bandwidth plugin in the chain, or remove what stands there)"
+    )]
     InTheWay {
         /// Host veth.
         ifindex: u32,
@@ -91,11 +95,20 @@ pub struct Attached {
 
 impl Attached {
     fn new(ifindex: u32, mode: AttachMode) -> Self {
-        Self { ifindex, mode, made_qdisc: false, made: Vec::new(), replaced: None }
+        Self {
+            ifindex,
+            mode,
+            made_qdisc: false,
+            made: Vec::new(),
+            replaced: None,
+        }
     }
 }
 
-const HOOKS: [(Hook, Direction); 2] = [(Hook::Egress, Direction::Ingress), (Hook::Ingress, Direction::Egress)];
+const HOOKS: [(Hook, Direction); 2] = [
+    (Hook::Egress, Direction::Ingress),
+    (Hook::Ingress, Direction::Egress),
+];
 
 impl Programs {
     /// Opens the pinned programs.
@@ -114,7 +127,12 @@ impl Programs {
             egress: tcx::prog_id(ingress.as_fd())?,
             ingress: tcx::prog_id(egress.as_fd())?,
         };
-        Ok(Self { pins: pins.clone(), ingress, egress, ids })
+        Ok(Self {
+            pins: pins.clone(),
+            ingress,
+            egress,
+            ids,
+        })
     }
 
     /// The kernel's numbers of the programs, by hook.
@@ -195,13 +213,17 @@ impl Programs {
     /// # Errors
     /// If a pin cannot be removed.
     pub fn forget_links(&self, ifindex: u32) -> Result<(), Error> {
-        HOOKS.into_iter().try_for_each(|(_, direction)| self.forget_link(ifindex, direction))
+        HOOKS
+            .into_iter()
+            .try_for_each(|(_, direction)| self.forget_link(ifindex, direction))
     }
 
     fn forget_link(&self, ifindex: u32, direction: Direction) -> Result<(), Error> {
         let path = self.pins.link(ifindex, direction);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Pin { path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Pin { path, source })
+            }
             _ => Ok(()),
         }
     }
@@ -210,7 +232,10 @@ impl Programs {
         let mut attached = Attached::new(ifindex, AttachMode::Clsact);
         match hostnet::ensure_clsact(ifindex) {
             Ok(made) => attached.made_qdisc = made == Clsact::Created,
-            Err(hostnet::Error::QdiscInTheWay { kind: QdiscKind::Ingress, .. }) => {
+            Err(hostnet::Error::QdiscInTheWay {
+                kind: QdiscKind::Ingress,
+                ..
+            }) => {
                 return self.attach_beside_ingress_qdisc(ifindex);
             }
             Err(e) => return Err(e.into()),
@@ -225,7 +250,9 @@ impl Programs {
         }
         // An earlier filter: from 6.6 TCX runs before it; below, there is no place in front of it.
         match hostnet::check_clsact(ifindex, self.ids)? {
-            Some(flaw @ Flaw::InFront { .. }) => self.tcx_instead(&attached, Error::ReadBack { ifindex, flaw }),
+            Some(flaw @ Flaw::InFront { .. }) => {
+                self.tcx_instead(&attached, Error::ReadBack { ifindex, flaw })
+            }
             _ => Ok(attached),
         }
     }
@@ -233,7 +260,11 @@ impl Programs {
     /// Another user's filter stands first: TCX runs before it, where the kernel has it. The filters that this call made
     /// go when the links are in force, so that no packet meets neither.
     fn tcx_instead(&self, filters: &Attached, cause: Error) -> Result<Attached, Error> {
-        let result = if tcx::supported() { self.attach_tcx(filters.ifindex) } else { Err(cause) };
+        let result = if tcx::supported() {
+            self.attach_tcx(filters.ifindex)
+        } else {
+            Err(cause)
+        };
         let _ = self.detach(filters);
         result
     }
@@ -243,16 +274,24 @@ impl Programs {
             return self.attach_tcx(ifindex);
         }
         let Some(bandwidth) = Bandwidth::detect(ifindex)? else {
-            return Err(Error::InTheWay { ifindex, found: "an ingress qdisc that is not the bandwidth plugin's".into() });
+            return Err(Error::InTheWay {
+                ifindex,
+                found: "an ingress qdisc that is not the bandwidth plugin's".into(),
+            });
         };
         let (to_pod, from_pod) = (self.at(Direction::Ingress), self.at(Direction::Egress));
         bandwidth.replace(from_pod, to_pod, FILTER_NAME)?;
-        Ok(Attached { replaced: Some(bandwidth), ..Attached::new(ifindex, AttachMode::Clsact) })
+        Ok(Attached {
+            replaced: Some(bandwidth),
+            ..Attached::new(ifindex, AttachMode::Clsact)
+        })
     }
 
     fn attach_tcx(&self, ifindex: u32) -> Result<Attached, Error> {
         if !tcx::supported() {
-            return Err(Error::NoTcx { found: KernelVersion::running()? });
+            return Err(Error::NoTcx {
+                found: KernelVersion::running()?,
+            });
         }
         let mut attached = Attached::new(ifindex, AttachMode::Tcx);
         for (hook, direction) in HOOKS {
@@ -272,12 +311,16 @@ impl Programs {
     fn put_link(&self, ifindex: u32, hook: Hook, direction: Direction) -> Result<bool, Error> {
         let path = self.pins.link(ifindex, direction);
         if let Ok(link) = tcx::open_pin(&path) {
-            let alive = tcx::link_info(link.as_fd()).is_ok_and(|i| i.ifindex == Some(ifindex) && i.hook == hook);
+            let alive = tcx::link_info(link.as_fd())
+                .is_ok_and(|i| i.ifindex == Some(ifindex) && i.hook == hook);
             if alive {
                 tcx::update(link.as_fd(), self.at(direction))?;
                 return Ok(false);
             }
-            fs::remove_file(&path).map_err(|source| Error::Pin { path: path.clone(), source })?;
+            fs::remove_file(&path).map_err(|source| Error::Pin {
+                path: path.clone(),
+                source,
+            })?;
         }
         let link = tcx::attach(ifindex, hook, self.at(direction))?;
         tcx::pin(link.as_fd(), &path).map_err(|source| Error::Pin { path, source })?;
@@ -288,5 +331,7 @@ impl Programs {
 /// Whether our filter stands at the hook already.
 fn has_ours(ifindex: u32, hook: Hook) -> Result<bool, Error> {
     let filters = hostnet::filters(ifindex, hook)?;
-    Ok(filters.iter().any(|f| f.priority == FILTER_PRIORITY && f.handle == FILTER_HANDLE))
+    Ok(filters
+        .iter()
+        .any(|f| f.priority == FILTER_PRIORITY && f.handle == FILTER_HANDLE))
 }

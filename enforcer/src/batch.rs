@@ -38,9 +38,15 @@ pub(crate) fn for_each<K: Pod, V: Pod>(
     name: &'static str,
     mut take: impl FnMut(&K, &V),
 ) -> Result<(), maps::Error> {
-    let info = map.info().map_err(|e| maps::Error::Read { name, detail: e.to_string() })?;
+    let info = map.info().map_err(|e| maps::Error::Read {
+        name,
+        detail: e.to_string(),
+    })?;
     if info.key_size() as usize != size_of::<K>() || info.value_size() as usize != size_of::<V>() {
-        return Err(maps::Error::Read { name, detail: "its entries have another size".into() });
+        return Err(maps::Error::Read {
+            name,
+            detail: "its entries have another size".into(),
+        });
     }
     let fd = map.fd().as_fd().as_raw_fd() as u32;
     let mut size = FIRST_SIZE;
@@ -52,7 +58,11 @@ pub(crate) fn for_each<K: Pod, V: Pod>(
         values.reserve(size);
         let (from, mut next) = (cursor.unwrap_or(0), 0u64);
         let mut attr = Batch {
-            in_batch: if cursor.is_some() { (&raw const from) as u64 } else { 0 },
+            in_batch: if cursor.is_some() {
+                (&raw const from) as u64
+            } else {
+                0
+            },
             out_batch: (&raw mut next) as u64,
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
@@ -64,7 +74,14 @@ pub(crate) fn for_each<K: Pod, V: Pod>(
         // SAFETY: the attribute is `repr(C)` without gaps; its addresses are of two words and of two buffers with room
         // for `size` entries of the sizes that the map has (asked above), and all of them outlive the call. The kernel
         // writes the count back into the attribute.
-        let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<Batch>()) };
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<Batch>(),
+            )
+        };
         let errno = (done < 0).then(Errno::last);
         match errno {
             // A bucket with more entries than there is room for.
@@ -73,7 +90,10 @@ pub(crate) fn for_each<K: Pod, V: Pod>(
                 continue;
             }
             Some(errno) if errno != Errno::ENOENT => {
-                return Err(maps::Error::Read { name, detail: errno.to_string() });
+                return Err(maps::Error::Read {
+                    name,
+                    detail: errno.to_string(),
+                });
             }
             _ => {}
         }
@@ -84,7 +104,9 @@ pub(crate) fn for_each<K: Pod, V: Pod>(
             keys.set_len(count);
             values.set_len(count);
         }
-        keys.iter().zip(&values).for_each(|(key, value)| take(key, value));
+        keys.iter()
+            .zip(&values)
+            .for_each(|(key, value)| take(key, value));
         keys.clear();
         values.clear();
         if errno.is_some() {

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use aya::maps::Array;
-use aya::programs::{SchedClassifier, TestRunOptions, TestRun as _};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 
 use crate::load::{Error, PROGRAM_CLOCK};
 use crate::maps;
@@ -18,25 +18,39 @@ const KNOWN_HZ: [u32; 6] = [24, 48, 100, 250, 300, 1000];
 /// # Errors
 /// If the clock program is not pinned or does not run.
 pub fn jiffies(pins: &Pins) -> Result<u64, Error> {
-    let program = SchedClassifier::from_pin(pins.program(PROGRAM_CLOCK))
-        .map_err(|source| Error::Program { name: PROGRAM_CLOCK, source: Box::new(source) })?;
+    let program = SchedClassifier::from_pin(pins.program(PROGRAM_CLOCK)).map_err(|source| {
+        Error::Program {
+            name: PROGRAM_CLOCK,
+            source: Box::new(source),
+        }
+    })?;
     let clock: Array<_, u64> = maps::array(pins, "CLOCK")?;
     read(&program, &clock)
 }
 
 fn read(program: &SchedClassifier, clock: &Array<aya::maps::MapData, u64>) -> Result<u64, Error> {
     let frame = [0u8; 64];
-    let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-    program
-        .test_run(options)
-        .map_err(|source| Error::Program { name: PROGRAM_CLOCK, source: Box::new(source) })?;
-    clock.get(&0, 0).map_err(|e| maps::Error::read("CLOCK", &e).into())
+    let options = TestRunOptions {
+        data_in: Some(&frame),
+        ..TestRunOptions::default()
+    };
+    program.test_run(options).map_err(|source| Error::Program {
+        name: PROGRAM_CLOCK,
+        source: Box::new(source),
+    })?;
+    clock
+        .get(&0, 0)
+        .map_err(|e| maps::Error::read("CLOCK", &e).into())
 }
 
 /// Measures jiffies a second and takes the nearest that Linux can have.
 pub(crate) fn measure_hz(pins: &Pins, at_least: Duration) -> Result<u32, Error> {
-    let program = SchedClassifier::from_pin(pins.program(PROGRAM_CLOCK))
-        .map_err(|source| Error::Program { name: PROGRAM_CLOCK, source: Box::new(source) })?;
+    let program = SchedClassifier::from_pin(pins.program(PROGRAM_CLOCK)).map_err(|source| {
+        Error::Program {
+            name: PROGRAM_CLOCK,
+            source: Box::new(source),
+        }
+    })?;
     let clock: Array<_, u64> = maps::array(pins, "CLOCK")?;
     let (begin, first) = (Instant::now(), read(&program, &clock)?);
     sleep(at_least);

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, HashMap, MapData, PerCpuValues};
 use ipnetwork::IpNetwork;
 use state::Locked;
-use verdict::{Direction, PolicyWord, Reason};
 use verdict::layout::{
-    Addr, Counter, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS, SLOTS, SourceKey, Swept, V4, counter_key,
+    Addr, Counter, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS, SLOTS, SourceKey,
+    Swept, V4, counter_key,
 };
+use verdict::{Direction, PolicyWord, Reason};
 
 use crate::maps::{self, CounterValue, EndpointValue, ShareValue, SweptValue};
 use crate::pins::Pins;
@@ -124,9 +125,14 @@ impl Endpoints {
     }
 
     fn next(&mut self, counter: u32) -> Result<u64, Error> {
-        let last = self.node.get(&counter, 0).map_err(|e| maps::Error::read("NODE", &e))?;
+        let last = self
+            .node
+            .get(&counter, 0)
+            .map_err(|e| maps::Error::read("NODE", &e))?;
         let next = last + 1;
-        self.node.set(counter, next, 0).map_err(|e| maps::Error::write("NODE", &e))?;
+        self.node
+            .set(counter, next, 0)
+            .map_err(|e| maps::Error::write("NODE", &e))?;
         Ok(next)
     }
 
@@ -153,9 +159,17 @@ impl Endpoints {
     ///
     /// # Errors
     /// If there is a row or no room; nothing is left of it then.
-    pub fn create(&mut self, locked: &Locked<'_>, reserved: Reserved, new: &NewEndpoint) -> Result<Row, Error> {
+    pub fn create(
+        &mut self,
+        locked: &Locked<'_>,
+        reserved: Reserved,
+        new: &NewEndpoint,
+    ) -> Result<Row, Error> {
         if let Some(row) = self.row(new.ifindex)? {
-            return Err(Error::Exists { ifindex: new.ifindex, life: row.life });
+            return Err(Error::Exists {
+                ifindex: new.ifindex,
+                life: row.life,
+            });
         }
         let Reserved { slot, life } = reserved;
         let epoch = self.next_epoch(locked)?;
@@ -174,7 +188,12 @@ impl Endpoints {
             self.delete_sources(life);
             return Err(maps::Error::write("ENDPOINTS", &e).into());
         }
-        Ok(Row { ifindex: new.ifindex, slot, life, endpoint })
+        Ok(Row {
+            ifindex: new.ifindex,
+            slot,
+            life,
+            endpoint,
+        })
     }
 
     /// The row of an interface.
@@ -183,7 +202,12 @@ impl Endpoints {
     /// If the map cannot be read.
     pub fn row(&self, ifindex: u32) -> Result<Option<Row>, Error> {
         match self.rows.get(&ifindex, 0) {
-            Ok(EndpointValue(e)) => Ok(Some(Row { ifindex, slot: e.slot, life: e.life, endpoint: e })),
+            Ok(EndpointValue(e)) => Ok(Some(Row {
+                ifindex,
+                slot: e.slot,
+                life: e.life,
+                endpoint: e,
+            })),
             Err(aya::maps::MapError::KeyNotFound) => Ok(None),
             Err(e) => Err(maps::Error::read("ENDPOINTS", &e).into()),
         }
@@ -196,8 +220,14 @@ impl Endpoints {
     pub fn rows(&self) -> Result<Vec<Row>, Error> {
         let mut all = Vec::new();
         for entry in self.rows.iter() {
-            let (ifindex, EndpointValue(e)) = entry.map_err(|e| maps::Error::read("ENDPOINTS", &e))?;
-            all.push(Row { ifindex, slot: e.slot, life: e.life, endpoint: e });
+            let (ifindex, EndpointValue(e)) =
+                entry.map_err(|e| maps::Error::read("ENDPOINTS", &e))?;
+            all.push(Row {
+                ifindex,
+                slot: e.slot,
+                life: e.life,
+                endpoint: e,
+            });
         }
         all.sort_by_key(|r| r.ifindex);
         Ok(all)
@@ -208,8 +238,15 @@ impl Endpoints {
     ///
     /// # Errors
     /// If the map cannot be read or written.
-    pub fn delete(&mut self, _: &Locked<'_>, ifindex: u32, life: Option<u32>) -> Result<bool, Error> {
-        let Some(row) = self.row(ifindex)? else { return Ok(false) };
+    pub fn delete(
+        &mut self,
+        _: &Locked<'_>,
+        ifindex: u32,
+        life: Option<u32>,
+    ) -> Result<bool, Error> {
+        let Some(row) = self.row(ifindex)? else {
+            return Ok(false);
+        };
         if life.is_some_and(|l| l != row.life) {
             return Ok(false);
         }
@@ -242,9 +279,16 @@ impl Endpoints {
     fn forget_flows_of_slot(&self, slot: u32) -> Result<(), Error> {
         let shares: Array<_, ShareValue> = maps::array(&self.pins, "SHARES")?;
         let mut swept: Array<_, SweptValue> = maps::array(&self.pins, "SWEPT")?;
-        let ShareValue(made) = shares.get(&slot, 0).map_err(|e| maps::Error::read("SHARES", &e))?;
-        let value = Swept { removed: made.made, answered: made.answered };
-        swept.set(slot, SweptValue(value), 0).map_err(|e| maps::Error::write("SWEPT", &e).into())
+        let ShareValue(made) = shares
+            .get(&slot, 0)
+            .map_err(|e| maps::Error::read("SHARES", &e))?;
+        let value = Swept {
+            removed: made.made,
+            answered: made.answered,
+        };
+        swept
+            .set(slot, SweptValue(value), 0)
+            .map_err(|e| maps::Error::write("SWEPT", &e).into())
     }
 
     /// Best effort: the slot's next holder would begin with another pod's numbers, which harms nobody.
@@ -256,11 +300,14 @@ impl Endpoints {
                 }
             }
         }
-        if let (Ok(mut passed), Ok(cpus)) =
-            (maps::per_cpu_array::<CounterValue>(&self.pins, "PASSED"), aya::util::nr_cpus())
-        {
+        if let (Ok(mut passed), Ok(cpus)) = (
+            maps::per_cpu_array::<CounterValue>(&self.pins, "PASSED"),
+            aya::util::nr_cpus(),
+        ) {
             for index in [slot * 2, slot * 2 + 1] {
-                if let Ok(zero) = PerCpuValues::try_from(vec![CounterValue(Counter::default()); cpus]) {
+                if let Ok(zero) =
+                    PerCpuValues::try_from(vec![CounterValue(Counter::default()); cpus])
+                {
                     let _ = passed.set(index, zero, 0);
                 }
             }
@@ -269,7 +316,11 @@ impl Endpoints {
 
     fn put_sources(&self, new: &NewEndpoint, life: u32) -> Result<(), Error> {
         let mut trie = maps::trie(&self.pins, "SOURCES")?;
-        let own = new.addresses.iter().skip(INLINE_ADDRS).map(|ip| IpNetwork::from(*ip));
+        let own = new
+            .addresses
+            .iter()
+            .skip(INLINE_ADDRS)
+            .map(|ip| IpNetwork::from(*ip));
         for network in own.chain(new.extra_sources.iter().copied()) {
             let (family, addr) = Addr::from_ip(network.network());
             let key = SourceKey {
@@ -278,15 +329,22 @@ impl Endpoints {
                 family: u32::from(family),
                 addr,
             };
-            trie.insert(&maps::source_key(&key), 1u32, 0).map_err(|e| maps::Error::write("SOURCES", &e))?;
+            trie.insert(&maps::source_key(&key), 1u32, 0)
+                .map_err(|e| maps::Error::write("SOURCES", &e))?;
         }
         Ok(())
     }
 
     /// Best effort: an entry that stays belongs to a life that never comes again.
     fn delete_sources(&self, life: u32) {
-        let Ok(mut trie) = maps::trie::<maps::SourceData, u32>(&self.pins, "SOURCES") else { return };
-        let keys: Vec<_> = trie.keys().filter_map(Result::ok).filter(|k| k.data().0[0] == life).collect();
+        let Ok(mut trie) = maps::trie::<maps::SourceData, u32>(&self.pins, "SOURCES") else {
+            return;
+        };
+        let keys: Vec<_> = trie
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|k| k.data().0[0] == life)
+            .collect();
         for key in keys {
             let _ = trie.remove(&key);
         }
@@ -306,7 +364,11 @@ fn row_of(new: &NewEndpoint, slot: u32, life: u32) -> Endpoint {
     for (i, ip) in new.addresses.iter().take(INLINE_ADDRS).enumerate() {
         let (family, addr) = Addr::from_ip(*ip);
         endpoint.addrs[i] = addr;
-        endpoint.families |= if family == V4 { 1 << i } else { 1 << (i + INLINE_ADDRS) };
+        endpoint.families |= if family == V4 {
+            1 << i
+        } else {
+            1 << (i + INLINE_ADDRS)
+        };
     }
     if new.addresses.len() > INLINE_ADDRS || !new.extra_sources.is_empty() {
         endpoint.flags |= ENDPOINT_MORE_SOURCES;

@@ -18,7 +18,10 @@ impl Events {
     /// # Errors
     /// If nothing is loaded.
     pub fn open(pins: &Pins) -> Result<Self, maps::Error> {
-        Ok(Self { ring: maps::ring(pins, "EVENTS")?, rates: maps::array(pins, "RATES")? })
+        Ok(Self {
+            ring: maps::ring(pins, "EVENTS")?,
+            rates: maps::array(pins, "RATES")?,
+        })
     }
 
     /// The next event that is there, without waiting. The programs wake nobody before the ring is half full: look again
@@ -39,8 +42,15 @@ impl Events {
     /// If the counters cannot be read.
     pub fn lost(&self, slots: impl IntoIterator<Item = u32>) -> Result<u64, maps::Error> {
         let mut lost = 0u64;
-        for slot in std::iter::once(0).chain(slots.into_iter().filter(|slot| (1..SLOTS).contains(slot))) {
-            lost += self.rates.get(&slot, 0).map_err(|e| maps::Error::read("RATES", &e))?.0.lost;
+        for slot in
+            std::iter::once(0).chain(slots.into_iter().filter(|slot| (1..SLOTS).contains(slot)))
+        {
+            lost += self
+                .rates
+                .get(&slot, 0)
+                .map_err(|e| maps::Error::read("RATES", &e))?
+                .0
+                .lost;
         }
         Ok(lost)
     }

@@ -114,8 +114,16 @@ impl Flows {
     }
 
     fn share(&self, slot: u32) -> Result<(Share, Swept), maps::Error> {
-        let made = self.shares.get(&slot, 0).map_err(|e| maps::Error::read("SHARES", &e))?.0;
-        let swept = self.swept.get(&slot, 0).map_err(|e| maps::Error::read("SWEPT", &e))?.0;
+        let made = self
+            .shares
+            .get(&slot, 0)
+            .map_err(|e| maps::Error::read("SHARES", &e))?
+            .0;
+        let swept = self
+            .swept
+            .get(&slot, 0)
+            .map_err(|e| maps::Error::read("SWEPT", &e))?
+            .0;
         Ok((made, swept))
     }
 
@@ -139,7 +147,11 @@ impl Flows {
     /// # Errors
     /// If they cannot be read.
     pub fn config(&self) -> Result<Config, maps::Error> {
-        Ok(self.config.get(&0, 0).map_err(|e| maps::Error::read("CONFIG", &e))?.0)
+        Ok(self
+            .config
+            .get(&0, 0)
+            .map_err(|e| maps::Error::read("CONFIG", &e))?
+            .0)
     }
 
     /// Whether the table is so full that no endpoint may take more than its share.
@@ -155,14 +167,23 @@ impl Flows {
     ///
     /// # Errors
     /// If the settings cannot be written.
-    pub fn set_fair_share(&mut self, _: &Locked<'_>, endpoints: usize) -> Result<bool, maps::Error> {
+    pub fn set_fair_share(
+        &mut self,
+        _: &Locked<'_>,
+        endpoints: usize,
+    ) -> Result<bool, maps::Error> {
         let config = self.config()?;
         let fair_share = fair_share(config.flow_limit, endpoints);
         if config.fair_share == fair_share {
             return Ok(false);
         }
-        let value = ConfigValue(Config { fair_share, ..config });
-        self.config.set(0, value, 0).map_err(|e| maps::Error::write("CONFIG", &e))?;
+        let value = ConfigValue(Config {
+            fair_share,
+            ..config
+        });
+        self.config
+            .set(0, value, 0)
+            .map_err(|e| maps::Error::write("CONFIG", &e))?;
         Ok(true)
     }
 
@@ -185,45 +206,76 @@ impl Flows {
         let owners: BTreeMap<u32, Owner> = endpoints
             .rows()?
             .into_iter()
-            .map(|row| (row.life, Owner { ifindex: row.ifindex, slot: row.slot }))
+            .map(|row| {
+                (
+                    row.life,
+                    Owner {
+                        ifindex: row.ifindex,
+                        slot: row.slot,
+                    },
+                )
+            })
             .collect();
         let mut counters = vec![(0, self.share(0)?)];
         for owner in owners.values() {
             counters.push((owner.slot, self.share(owner.slot)?));
         }
         let now = ticks(clock::jiffies(&self.pins)?);
-        let mut summary = Summary { before: self.held(0)?.flows, ..Summary::default() };
+        let mut summary = Summary {
+            before: self.held(0)?.flows,
+            ..Summary::default()
+        };
 
         let (mut doomed, mut seen) = (Vec::new(), BTreeMap::<u32, Held>::new());
-        batch::for_each(&self.data, "FLOWS", |key: &FlowKey, value: &maps::FlowValue| {
-            let why = match owners.get(&key.0.life) {
-                None => Some(Why::Dead),
-                Some(_) => is_over(key, &value.0, now, config.hz).then_some(Why::Expired),
-            };
-            match why {
-                Some(why) => doomed.push((*key, why)),
-                None => {
-                    let answered = u64::from(value.0.state & STATE_ANSWERED != 0);
-                    for slot in [0, owners.get(&key.0.life).map_or(0, |o| o.slot)] {
-                        let held = seen.entry(slot).or_default();
-                        held.flows += 1;
-                        held.answered += answered;
+        batch::for_each(
+            &self.data,
+            "FLOWS",
+            |key: &FlowKey, value: &maps::FlowValue| {
+                let why = match owners.get(&key.0.life) {
+                    None => Some(Why::Dead),
+                    Some(_) => is_over(key, &value.0, now, config.hz).then_some(Why::Expired),
+                };
+                match why {
+                    Some(why) => doomed.push((*key, why)),
+                    None => {
+                        let answered = u64::from(value.0.state & STATE_ANSWERED != 0);
+                        for slot in [0, owners.get(&key.0.life).map_or(0, |o| o.slot)] {
+                            let held = seen.entry(slot).or_default();
+                            held.flows += 1;
+                            held.answered += answered;
+                        }
                     }
                 }
-            }
-        })?;
+            },
+        )?;
         // A row made since the rows were read has flows too; those of a life that has no row now either are dead.
         let found = doomed.len();
         let lives: BTreeSet<u32> = endpoints.rows()?.into_iter().map(|row| row.life).collect();
         doomed.retain(|(key, why)| *why != Why::Dead || !lives.contains(&key.0.life));
-        self.remove(store, endpoints, &owners, doomed, now, config.hz, &mut summary)?;
+        self.remove(
+            store,
+            endpoints,
+            &owners,
+            doomed,
+            now,
+            config.hz,
+            &mut summary,
+        )?;
         let removed = summary.expired + summary.dead;
         if removed == found as u64 {
             self.put_right(store, &counters, &seen)?;
         }
         if self.is_short()? {
             let extra = self.beyond_share(&owners, &config, now)?;
-            self.remove(store, endpoints, &owners, extra, now, config.hz, &mut summary)?;
+            self.remove(
+                store,
+                endpoints,
+                &owners,
+                extra,
+                now,
+                config.hz,
+                &mut summary,
+            )?;
         }
         Ok(summary)
     }
@@ -244,12 +296,18 @@ impl Flows {
                 beyond.insert(*life, more as usize);
             }
         }
-        batch::for_each(&self.data, "FLOWS", |key: &FlowKey, value: &maps::FlowValue| {
-            let age = now.wrapping_sub(value.0.seen);
-            if beyond.contains_key(&key.0.life) && expired(now, value.0.seen, config.hz, IDLE_SECONDS) {
-                idle.entry(key.0.life).or_default().push((age, *key));
-            }
-        })?;
+        batch::for_each(
+            &self.data,
+            "FLOWS",
+            |key: &FlowKey, value: &maps::FlowValue| {
+                let age = now.wrapping_sub(value.0.seen);
+                if beyond.contains_key(&key.0.life)
+                    && expired(now, value.0.seen, config.hz, IDLE_SECONDS)
+                {
+                    idle.entry(key.0.life).or_default().push((age, *key));
+                }
+            },
+        )?;
         let mut extra = Vec::new();
         for (life, mut flows) in idle {
             flows.sort_unstable_by_key(|(age, _)| std::cmp::Reverse(*age));
@@ -260,7 +318,10 @@ impl Flows {
     }
 
     /// Removes flows, each looked at again, and counts them, in slices of the lock.
-    #[allow(clippy::too_many_arguments, reason = "one pass; a struct would only rename them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one pass; a struct would only rename them"
+    )]
     fn remove(
         &mut self,
         store: &Store,
@@ -273,7 +334,9 @@ impl Flows {
     ) -> Result<(), Error> {
         let mut rest = doomed.into_iter();
         in_slices(store, LOCK, |_| {
-            let Some((key, why)) = rest.next() else { return Ok(false) };
+            let Some((key, why)) = rest.next() else {
+                return Ok(false);
+            };
             let value = match self.flows.get(&key, 0) {
                 Ok(maps::FlowValue(value)) => value,
                 Err(MapError::KeyNotFound) => return Ok(true),
@@ -296,7 +359,9 @@ impl Flows {
             self.count(0, answered)?;
             // The slot of a life that is gone has been given its counters anew, or will be.
             if let Some(owner) = owners.get(&key.0.life)
-                && endpoints.row(owner.ifindex)?.is_some_and(|row| row.life == key.0.life)
+                && endpoints
+                    .row(owner.ifindex)?
+                    .is_some_and(|row| row.life == key.0.life)
             {
                 self.count(owner.slot, answered)?;
             }
@@ -310,10 +375,15 @@ impl Flows {
     }
 
     fn count(&mut self, slot: u32, answered: u64) -> Result<(), maps::Error> {
-        let SweptValue(mut swept) = self.swept.get(&slot, 0).map_err(|e| maps::Error::read("SWEPT", &e))?;
+        let SweptValue(mut swept) = self
+            .swept
+            .get(&slot, 0)
+            .map_err(|e| maps::Error::read("SWEPT", &e))?;
         swept.removed = swept.removed.wrapping_add(1);
         swept.answered = swept.answered.wrapping_add(answered);
-        self.swept.set(slot, SweptValue(swept), 0).map_err(|e| maps::Error::write("SWEPT", &e))
+        self.swept
+            .set(slot, SweptValue(swept), 0)
+            .map_err(|e| maps::Error::write("SWEPT", &e))
     }
 
     /// Compares counters with what was seen. Where nothing was made meanwhile they must agree; elsewhere what is there
@@ -334,7 +404,9 @@ impl Flows {
             let seen = seen.get(slot).copied().unwrap_or_default();
             let right = correct(made_before, &made, &swept, seen);
             if right != swept {
-                self.swept.set(*slot, SweptValue(right), 0).map_err(|e| maps::Error::write("SWEPT", &e))?;
+                self.swept
+                    .set(*slot, SweptValue(right), 0)
+                    .map_err(|e| maps::Error::write("SWEPT", &e))?;
             }
         }
         Ok(())
@@ -361,13 +433,22 @@ fn fair_share(limit: u32, endpoints: usize) -> u32 {
 }
 
 fn is_over(key: &FlowKey, value: &FlowValue, now: u32, hz: u32) -> bool {
-    expired(now, value.seen, hz, timeout_seconds(key.0.protocol, value.state) + MARGIN_SECONDS)
+    expired(
+        now,
+        value.seen,
+        hz,
+        timeout_seconds(key.0.protocol, value.state) + MARGIN_SECONDS,
+    )
 }
 
 /// Seconds since a flow's last packet.
 pub fn idle_seconds(now_jiffies: u64, value: &FlowValue, hz: u32) -> u64 {
     let age = ticks(now_jiffies).wrapping_sub(value.seen);
-    if age > u32::MAX / 2 { 0 } else { u64::from(age) * TICK_JIFFIES / u64::from(hz.max(1)) }
+    if age > u32::MAX / 2 {
+        0
+    } else {
+        u64::from(age) * TICK_JIFFIES / u64::from(hz.max(1))
+    }
 }
 
 #[cfg(test)]
@@ -380,12 +461,27 @@ mod tests {
         let swept = |removed, answered| Swept { removed, answered };
         let held = |flows, answered| Held { flows, answered };
         // Nothing moved: exactly what was seen.
-        assert_eq!(correct(&share(10, 6), &share(10, 6), &swept(2, 1), held(5, 4)), swept(5, 2));
-        assert_eq!(correct(&share(10, 6), &share(10, 6), &swept(5, 2), held(5, 4)), swept(5, 2));
+        assert_eq!(
+            correct(&share(10, 6), &share(10, 6), &swept(2, 1), held(5, 4)),
+            swept(5, 2)
+        );
+        assert_eq!(
+            correct(&share(10, 6), &share(10, 6), &swept(5, 2), held(5, 4)),
+            swept(5, 2)
+        );
         // Three were made meanwhile: between 5 and 8 is possible.
-        assert_eq!(correct(&share(10, 6), &share(13, 6), &swept(7, 2), held(5, 4)), swept(7, 2));
-        assert_eq!(correct(&share(10, 6), &share(13, 6), &swept(2, 2), held(5, 4)), swept(5, 2));
-        assert_eq!(correct(&share(10, 6), &share(13, 6), &swept(12, 2), held(5, 4)), swept(8, 2));
+        assert_eq!(
+            correct(&share(10, 6), &share(13, 6), &swept(7, 2), held(5, 4)),
+            swept(7, 2)
+        );
+        assert_eq!(
+            correct(&share(10, 6), &share(13, 6), &swept(2, 2), held(5, 4)),
+            swept(5, 2)
+        );
+        assert_eq!(
+            correct(&share(10, 6), &share(13, 6), &swept(12, 2), held(5, 4)),
+            swept(8, 2)
+        );
     }
 
     #[test]

@@ -77,20 +77,50 @@ impl Grace {
         };
         // SAFETY: the attribute is `repr(C)` without gaps, its two addresses are of words that outlive the call, and
         // key and value of these maps are one word each.
-        let done =
-            unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<MapUpdate>()) };
-        if done < 0 { Err(Error { verb: "update map of maps", errno: Errno::last() }) } else { Ok(()) }
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_UPDATE_ELEM,
+                &raw const attr,
+                size_of::<MapUpdate>(),
+            )
+        };
+        if done < 0 {
+            Err(Error {
+                verb: "update map of maps",
+                errno: Errno::last(),
+            })
+        } else {
+            Ok(())
+        }
     }
 }
 
 fn create(map_type: u32, inner_map_fd: u32) -> Result<OwnedFd, Error> {
-    let attr = MapCreate { map_type, key_size: 4, value_size: 4, max_entries: 1, map_flags: 0, inner_map_fd };
+    let attr = MapCreate {
+        map_type,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        map_flags: 0,
+        inner_map_fd,
+    };
     // SAFETY: the attribute is `repr(C)` without gaps and holds no address.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const attr, size_of::<MapCreate>()) };
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_CREATE,
+            &raw const attr,
+            size_of::<MapCreate>(),
+        )
+    };
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0);
     match fd {
         // SAFETY: a descriptor that the kernel has just made for us, and nobody else's.
         Some(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        None => Err(Error { verb: "make map", errno: Errno::last() }),
+        None => Err(Error {
+            verb: "make map",
+            errno: Errno::last(),
+        }),
     }
 }

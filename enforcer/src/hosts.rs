@@ -55,14 +55,26 @@ pub fn wanted(
     exclude: &[HostSetExclusion],
 ) -> BTreeSet<IpAddr> {
     let excluded_interface = |name: &str| {
-        name == IPVS_DEVICE || exclude.iter().any(|e| matches!(e, HostSetExclusion::Interface(i) if i == name))
+        name == IPVS_DEVICE
+            || exclude
+                .iter()
+                .any(|e| matches!(e, HostSetExclusion::Interface(i) if i == name))
     };
-    let of_excluded: BTreeSet<IpAddr> =
-        on_interfaces.iter().filter(|a| excluded_interface(&a.ifname)).map(|a| a.address).collect();
-    let in_excluded =
-        |ip: &IpAddr| exclude.iter().any(|e| matches!(e, HostSetExclusion::Network(n) if n.contains(*ip)));
-    let mut all: BTreeSet<IpAddr> =
-        on_interfaces.iter().map(|a| a.address).chain(node_addresses.iter().copied()).collect();
+    let of_excluded: BTreeSet<IpAddr> = on_interfaces
+        .iter()
+        .filter(|a| excluded_interface(&a.ifname))
+        .map(|a| a.address)
+        .collect();
+    let in_excluded = |ip: &IpAddr| {
+        exclude
+            .iter()
+            .any(|e| matches!(e, HostSetExclusion::Network(n) if n.contains(*ip)))
+    };
+    let mut all: BTreeSet<IpAddr> = on_interfaces
+        .iter()
+        .map(|a| a.address)
+        .chain(node_addresses.iter().copied())
+        .collect();
     all.retain(|ip| !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()));
     all.retain(|ip| !(of_excluded.contains(ip) || in_excluded(ip)));
     all
@@ -85,7 +97,11 @@ pub fn refresh(locked: &Locked<'_>, pins: &Pins) -> Result<Changes, Error> {
 /// If a file or the kernel cannot be read.
 pub fn gather(store: &Store) -> Result<BTreeSet<IpAddr>, Error> {
     let (config, addresses) = (store.node_config()?, store.node_addresses()?);
-    Ok(wanted(&hostnet::host_addresses()?, &addresses, &config.host_set_exclude))
+    Ok(wanted(
+        &hostnet::host_addresses()?,
+        &addresses,
+        &config.host_set_exclude,
+    ))
 }
 
 /// The host set in the kernel.
@@ -99,7 +115,9 @@ impl HostSet {
     /// # Errors
     /// If nothing is loaded.
     pub fn open(pins: &Pins) -> Result<Self, maps::Error> {
-        Ok(Self { map: maps::hash(pins, "HOSTS")? })
+        Ok(Self {
+            map: maps::hash(pins, "HOSTS")?,
+        })
     }
 
     /// What it holds.
@@ -108,7 +126,10 @@ impl HostSet {
     /// If it cannot be read.
     pub fn read(&self) -> Result<BTreeSet<IpAddr>, maps::Error> {
         let address = |key: maps::PeerKey| key.0.addr.to_ip(key.0.family as u8);
-        self.map.keys().map(|key| key.map(address).map_err(|e| maps::Error::read("HOSTS", &e))).collect()
+        self.map
+            .keys()
+            .map(|key| key.map(address).map_err(|e| maps::Error::read("HOSTS", &e)))
+            .collect()
     }
 
     /// Whether it holds nothing: it was never filled, for a node has addresses.
@@ -116,7 +137,12 @@ impl HostSet {
     /// # Errors
     /// If it cannot be read.
     pub fn is_empty(&self) -> Result<bool, maps::Error> {
-        let first = self.map.keys().next().transpose().map_err(|e| maps::Error::read("HOSTS", &e))?;
+        let first = self
+            .map
+            .keys()
+            .next()
+            .transpose()
+            .map_err(|e| maps::Error::read("HOSTS", &e))?;
         Ok(first.is_none())
     }
 
@@ -124,7 +150,11 @@ impl HostSet {
     ///
     /// # Errors
     /// If the kernel refuses; what was done stays, and doing it again goes on from there.
-    pub fn apply(&mut self, _: &Locked<'_>, wanted: &BTreeSet<IpAddr>) -> Result<Changes, maps::Error> {
+    pub fn apply(
+        &mut self,
+        _: &Locked<'_>,
+        wanted: &BTreeSet<IpAddr>,
+    ) -> Result<Changes, maps::Error> {
         let held = self.read()?;
         let changes = Changes {
             added: wanted.difference(&held).copied().collect(),
@@ -145,8 +175,16 @@ impl HostSet {
 ///
 /// # Errors
 /// If the map cannot be read or written.
-pub fn set_host_paths(_: &Locked<'_>, pins: &Pins, wanted: &BTreeSet<u32>) -> Result<bool, maps::Error> {
-    set(maps::hash::<u32, u32>(pins, "HOSTPATHS")?, "HOSTPATHS", &wanted.iter().copied().collect::<Vec<_>>())
+pub fn set_host_paths(
+    _: &Locked<'_>,
+    pins: &Pins,
+    wanted: &BTreeSet<u32>,
+) -> Result<bool, maps::Error> {
+    set(
+        maps::hash::<u32, u32>(pins, "HOSTPATHS")?,
+        "HOSTPATHS",
+        &wanted.iter().copied().collect::<Vec<_>>(),
+    )
 }
 
 /// Adds interfaces to `HOSTPATHS` by name: for an ADD whose configuration has `hostPathInterfaces`. Names that this
@@ -158,7 +196,8 @@ pub fn set_host_paths(_: &Locked<'_>, pins: &Pins, wanted: &BTreeSet<u32>) -> Re
 pub fn add_host_paths(_: &Locked<'_>, pins: &Pins, names: &[String]) -> Result<(), Error> {
     let mut map = maps::hash::<u32, u32>(pins, "HOSTPATHS")?;
     for ifindex in host_path_ifindexes(&names.iter().cloned().collect())? {
-        map.insert(ifindex, 1, 0).map_err(|e| maps::Error::write("HOSTPATHS", &e))?;
+        map.insert(ifindex, 1, 0)
+            .map_err(|e| maps::Error::write("HOSTPATHS", &e))?;
     }
     Ok(())
 }
@@ -175,18 +214,33 @@ pub fn host_path_ifindexes(names: &BTreeSet<String>) -> Result<BTreeSet<u32>, ho
         return Ok(BTreeSet::new());
     }
     let links = hostnet::links()?;
-    Ok(links.into_iter().filter(|link| names.contains(&link.name)).map(|link| link.ifindex).collect())
+    Ok(links
+        .into_iter()
+        .filter(|link| names.contains(&link.name))
+        .map(|link| link.ifindex)
+        .collect())
 }
 
 /// Makes `HOSTPORTS` hold exactly these (protocol number, port). True if it changed.
 ///
 /// # Errors
 /// If the map cannot be read or written.
-pub fn set_host_ports(_: &Locked<'_>, pins: &Pins, wanted: &BTreeSet<(u8, u16)>) -> Result<bool, maps::Error> {
+pub fn set_host_ports(
+    _: &Locked<'_>,
+    pins: &Pins,
+    wanted: &BTreeSet<(u8, u16)>,
+) -> Result<bool, maps::Error> {
     let key = |(protocol, port): &(u8, u16)| {
-        maps::HostPortKey(HostPortKey { protocol: u16::from(*protocol), port_be: port.to_be() })
+        maps::HostPortKey(HostPortKey {
+            protocol: u16::from(*protocol),
+            port_be: port.to_be(),
+        })
     };
-    set(maps::hash(pins, "HOSTPORTS")?, "HOSTPORTS", &wanted.iter().map(key).collect::<Vec<_>>())
+    set(
+        maps::hash(pins, "HOSTPORTS")?,
+        "HOSTPORTS",
+        &wanted.iter().map(key).collect::<Vec<_>>(),
+    )
 }
 
 fn set<K: aya::Pod + PartialEq>(
@@ -195,7 +249,10 @@ fn set<K: aya::Pod + PartialEq>(
     wanted: &[K],
 ) -> Result<bool, maps::Error> {
     let fail = |e: MapError| maps::Error::write(name, &e);
-    let held: Vec<K> = map.keys().collect::<Result<_, _>>().map_err(|e| maps::Error::read(name, &e))?;
+    let held: Vec<K> = map
+        .keys()
+        .collect::<Result<_, _>>()
+        .map_err(|e| maps::Error::read(name, &e))?;
     let mut changed = false;
     for key in wanted.iter().filter(|key| !held.contains(key)) {
         map.insert(*key, 1, 0).map_err(fail)?;
@@ -217,7 +274,10 @@ fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
 
 const fn key(ip: IpAddr) -> maps::PeerKey {
     let (family, addr) = Addr::from_ip(ip);
-    maps::PeerKey(PeerKey { family: family as u32, addr })
+    maps::PeerKey(PeerKey {
+        family: family as u32,
+        addr,
+    })
 }
 
 #[cfg(test)]
@@ -225,7 +285,11 @@ mod tests {
     use super::*;
 
     fn on(ifname: &str, address: &str) -> HostAddress {
-        HostAddress { ifindex: 1, ifname: ifname.into(), address: address.parse().unwrap() }
+        HostAddress {
+            ifindex: 1,
+            ifname: ifname.into(),
+            address: address.parse().unwrap(),
+        }
     }
 
     #[test]
@@ -240,9 +304,17 @@ mod tests {
             on("eth0", "198.51.100.7"),
         ];
         let node = ["192.0.2.9", "10.96.0.1"].map(|a| a.parse().unwrap());
-        let exclude =
-            [HostSetExclusion::Interface("vip0".into()), HostSetExclusion::Network("198.51.100.0/24".parse().unwrap())];
-        let found: Vec<String> = wanted(&here, &node, &exclude).iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["169.254.20.10", "192.0.2.1", "192.0.2.9", "2001:db8::1"]);
+        let exclude = [
+            HostSetExclusion::Interface("vip0".into()),
+            HostSetExclusion::Network("198.51.100.0/24".parse().unwrap()),
+        ];
+        let found: Vec<String> = wanted(&here, &node, &exclude)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            found,
+            ["169.254.20.10", "192.0.2.1", "192.0.2.9", "2001:db8::1"]
+        );
     }
 }

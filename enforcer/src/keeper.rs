@@ -64,11 +64,17 @@ impl Keeper {
         let mut programs = Vec::with_capacity(PROGRAMS.len());
         for name in PROGRAMS {
             let path = pins.program(name);
-            let program = SchedClassifier::from_pin(&path)
-                .map_err(|e| Error::Pin { path, detail: e.to_string() })?;
+            let program = SchedClassifier::from_pin(&path).map_err(|e| Error::Pin {
+                path,
+                detail: e.to_string(),
+            })?;
             programs.push((name, program));
         }
-        Ok(Self { pins: pins.clone(), maps: open, programs })
+        Ok(Self {
+            pins: pins.clone(),
+            maps: open,
+            programs,
+        })
     }
 
     /// The pins that are not there any more.
@@ -90,9 +96,15 @@ impl Keeper {
         }
         bpffs::ensure(bpf_dir)?;
         for folder in [self.pins.maps(), self.pins.programs(), self.pins.links()] {
-            fs::create_dir_all(&folder).map_err(|source| Error::Folder { path: folder, source })?;
+            fs::create_dir_all(&folder).map_err(|source| Error::Folder {
+                path: folder,
+                source,
+            })?;
         }
-        let fail = |path: &Path, e: &dyn std::fmt::Display| Error::Pin { path: path.to_path_buf(), detail: e.to_string() };
+        let fail = |path: &Path, e: &dyn std::fmt::Display| Error::Pin {
+            path: path.to_path_buf(),
+            detail: e.to_string(),
+        };
         for (name, map) in &self.maps {
             let path = self.pins.map(name);
             if !path.exists() {

@@ -93,12 +93,22 @@ pub enum Leftover {
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let record = |f: &mut fmt::Formatter<'_>, what: &str, r: &Record| {
-            write!(f, "record {}/{} ({}/{}): {what}", r.container_id, r.ifname, r.pod_namespace, r.pod_name)
+            write!(
+                f,
+                "record {}/{} ({}/{}): {what}",
+                r.container_id, r.ifname, r.pod_namespace, r.pod_name
+            )
         };
         match self {
-            Self::Row { ifindex, life } => write!(f, "row of interface {ifindex} (life {life}): the interface is gone"),
+            Self::Row { ifindex, life } => write!(
+                f,
+                "row of interface {ifindex} (life {life}): the interface is gone"
+            ),
             Self::Unrecorded { ifindex, life } => {
-                write!(f, "row of interface {ifindex} (life {life}): no record tells of it")
+                write!(
+                    f,
+                    "row of interface {ifindex} (life {life}): no record tells of it"
+                )
             }
             Self::Record(r) => record(f, "its interface is gone", r),
             Self::Unfinished(r) => record(f, "its ADD did not come to an end", r),
@@ -134,7 +144,12 @@ impl Scene {
         // Records after rows: an ADD writes its record first. Links last: they are there before either.
         let records = store.records()?;
         let links = hostnet::links()?;
-        Ok(Self { endpoints, rows, links, records })
+        Ok(Self {
+            endpoints,
+            rows,
+            links,
+            records,
+        })
     }
 
     fn has_link(&self, ifindex: u32) -> bool {
@@ -142,12 +157,18 @@ impl Scene {
     }
 
     fn record_of(&self, row: &Row) -> Option<&Record> {
-        self.records.good.iter().find(|r| r.life == row.life && r.ifindex == row.ifindex)
+        self.records
+            .good
+            .iter()
+            .find(|r| r.life == row.life && r.ifindex == row.ifindex)
     }
 
     /// Whether some record could be that of any row, were it readable.
     fn has_riddles(&self) -> bool {
-        self.records.problems.iter().any(|p| !matches!(p.kind, ProblemKind::Torn(_)))
+        self.records
+            .problems
+            .iter()
+            .any(|p| !matches!(p.kind, ProblemKind::Torn(_)))
     }
 }
 
@@ -170,7 +191,10 @@ pub fn describe(store: &Store, bpf_dir: &Path) -> Result<Vec<Leftover>, Error> {
         }
     }
     for record in &scene.records.good {
-        let row = scene.rows.iter().any(|row| row.life == record.life && row.ifindex == record.ifindex);
+        let row = scene
+            .rows
+            .iter()
+            .any(|row| row.life == record.life && row.ifindex == record.ifindex);
         if !scene.has_link(record.ifindex) {
             if !stands_in_pod(record) {
                 found.push(Leftover::Record(Box::new(record.clone())));
@@ -179,8 +203,18 @@ pub fn describe(store: &Store, bpf_dir: &Path) -> Result<Vec<Leftover>, Error> {
             found.push(Leftover::Unfinished(Box::new(record.clone())));
         }
     }
-    found.extend(scene.records.stale.iter().map(|record| Leftover::EarlierBoot(Box::new(record.clone()))));
-    let torn = scene.records.problems.iter().filter(|p| matches!(p.kind, ProblemKind::Torn(_)));
+    found.extend(
+        scene
+            .records
+            .stale
+            .iter()
+            .map(|record| Leftover::EarlierBoot(Box::new(record.clone()))),
+    );
+    let torn = scene
+        .records
+        .problems
+        .iter()
+        .filter(|p| matches!(p.kind, ProblemKind::Torn(_)));
     found.extend(torn.cloned().map(Leftover::Torn));
 
     let pins = Pins::new(bpf_dir);
@@ -193,9 +227,23 @@ pub fn describe(store: &Store, bpf_dir: &Path) -> Result<Vec<Leftover>, Error> {
         let slots: BTreeSet<u32> = scene.rows.iter().map(|row| row.slot).collect();
         let lives: BTreeSet<u32> = scene.rows.iter().map(|row| row.life).collect();
         let free = (1..SLOTS).filter(|slot| !slots.contains(slot));
-        found.extend(free.filter(|slot| endpoints.words.get(*slot).0 != 0).map(Leftover::Word));
-        found.extend(source_lives(&pins)?.difference(&lives).copied().map(Leftover::Sources));
-        found.extend(counted_slots(&pins)?.difference(&slots).filter(|s| **s != 0).copied().map(Leftover::Counters));
+        found.extend(
+            free.filter(|slot| endpoints.words.get(*slot).0 != 0)
+                .map(Leftover::Word),
+        );
+        found.extend(
+            source_lives(&pins)?
+                .difference(&lives)
+                .copied()
+                .map(Leftover::Sources),
+        );
+        found.extend(
+            counted_slots(&pins)?
+                .difference(&slots)
+                .filter(|s| **s != 0)
+                .copied()
+                .map(Leftover::Counters),
+        );
     }
     Ok(found)
 }
@@ -207,7 +255,10 @@ pub fn remove(store: &Store, bpf_dir: &Path, leftovers: &[Leftover]) -> Vec<(Lef
         let locked = store.lock(LOCK)?;
         remove_one(&locked, bpf_dir, leftover)
     };
-    leftovers.iter().filter_map(|leftover| one(leftover).err().map(|error| (leftover.clone(), error))).collect()
+    leftovers
+        .iter()
+        .filter_map(|leftover| one(leftover).err().map(|error| (leftover.clone(), error)))
+        .collect()
 }
 
 fn remove_one(locked: &Locked<'_>, bpf_dir: &Path, leftover: &Leftover) -> Result<(), Error> {
@@ -215,7 +266,9 @@ fn remove_one(locked: &Locked<'_>, bpf_dir: &Path, leftover: &Leftover) -> Resul
     let store = locked.store();
     let is_gone = |ifindex: u32| Ok::<_, Error>(hostnet::link_by_index(ifindex)?.is_none());
     let row = |ifindex: u32, life: u32| {
-        let Some(mut endpoints) = open(bpf_dir)? else { return Ok::<_, Error>(()) };
+        let Some(mut endpoints) = open(bpf_dir)? else {
+            return Ok::<_, Error>(());
+        };
         endpoints.delete(locked, ifindex, Some(life))?;
         Ok(())
     };
@@ -240,8 +293,16 @@ fn remove_one(locked: &Locked<'_>, bpf_dir: &Path, leftover: &Leftover) -> Resul
         }
         Leftover::Unrecorded { ifindex, life } => {
             let records = store.records()?;
-            let known = records.good.iter().any(|r| r.life == *life && r.ifindex == *ifindex);
-            if !known && records.problems.iter().all(|p| matches!(p.kind, ProblemKind::Torn(_))) {
+            let known = records
+                .good
+                .iter()
+                .any(|r| r.life == *life && r.ifindex == *ifindex);
+            if !known
+                && records
+                    .problems
+                    .iter()
+                    .all(|p| matches!(p.kind, ProblemKind::Torn(_)))
+            {
                 row(*ifindex, *life)?;
             }
         }
@@ -305,7 +366,9 @@ fn open(bpf_dir: &Path) -> Result<Option<Endpoints>, Error> {
 
 /// The endpoints, if no row has the slot.
 fn free(bpf_dir: &Path, slot: u32) -> Result<Option<Endpoints>, Error> {
-    let Some(endpoints) = open(bpf_dir)? else { return Ok(None) };
+    let Some(endpoints) = open(bpf_dir)? else {
+        return Ok(None);
+    };
     let held = endpoints.rows()?.iter().any(|row| row.slot == slot);
     Ok(Some(endpoints).filter(|_| !held))
 }
@@ -328,7 +391,9 @@ fn stands_in_pod(record: &Record) -> bool {
 /// The pins of TCX links, with the interface that their names tell.
 fn link_pins(pins: &Pins) -> Vec<(PathBuf, u32)> {
     let entries = fs::read_dir(pins.links()).into_iter().flatten().flatten();
-    entries.filter_map(|entry| pinned_ifindex(&entry.path()).map(|ifindex| (entry.path(), ifindex))).collect()
+    entries
+        .filter_map(|entry| pinned_ifindex(&entry.path()).map(|ifindex| (entry.path(), ifindex)))
+        .collect()
 }
 
 fn pinned_ifindex(path: &Path) -> Option<u32> {
@@ -336,14 +401,17 @@ fn pinned_ifindex(path: &Path) -> Option<u32> {
 }
 
 fn forget_links(pins: &Pins, ifindex: u32) -> Result<(), Error> {
-    [Direction::Ingress, Direction::Egress].into_iter().try_for_each(|direction| unpin(&pins.link(ifindex, direction)))
+    [Direction::Ingress, Direction::Egress]
+        .into_iter()
+        .try_for_each(|direction| unpin(&pins.link(ifindex, direction)))
 }
 
 fn unpin(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Pin { path: path.to_path_buf(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
+            path: path.to_path_buf(),
+            source,
+        }),
         _ => Ok(()),
     }
 }
@@ -351,12 +419,19 @@ fn unpin(path: &Path) -> Result<(), Error> {
 fn source_lives(pins: &Pins) -> Result<BTreeSet<u32>, Error> {
     let trie = maps::trie::<maps::SourceData, u32>(pins, "SOURCES")?;
     let life = |key: aya::maps::lpm_trie::Key<maps::SourceData>| key.data().0[0];
-    Ok(trie.keys().map(|key| key.map(life).map_err(|e| maps::Error::read("SOURCES", &e))).collect::<Result<_, _>>()?)
+    Ok(trie
+        .keys()
+        .map(|key| key.map(life).map_err(|e| maps::Error::read("SOURCES", &e)))
+        .collect::<Result<_, _>>()?)
 }
 
 fn remove_sources(pins: &Pins, life: u32) -> Result<(), Error> {
     let mut trie = maps::trie::<maps::SourceData, u32>(pins, "SOURCES")?;
-    let keys: Vec<_> = trie.keys().filter_map(Result::ok).filter(|key| key.data().0[0] == life).collect();
+    let keys: Vec<_> = trie
+        .keys()
+        .filter_map(Result::ok)
+        .filter(|key| key.data().0[0] == life)
+        .collect();
     for key in keys {
         // Gone is gone.
         let _ = trie.remove(&key);
@@ -368,19 +443,35 @@ fn remove_sources(pins: &Pins, life: u32) -> Result<(), Error> {
 fn counted_slots(pins: &Pins) -> Result<BTreeSet<u32>, Error> {
     let reasons: PerCpuHashMap<MapData, u32, CounterValue> = maps::per_cpu_hash(pins, "REASONS")?;
     let slot = |key: u32| key >> 16;
-    Ok(reasons.keys().map(|key| key.map(slot).map_err(|e| maps::Error::read("REASONS", &e))).collect::<Result<_, _>>()?)
+    Ok(reasons
+        .keys()
+        .map(|key| key.map(slot).map_err(|e| maps::Error::read("REASONS", &e)))
+        .collect::<Result<_, _>>()?)
 }
 
 fn clear_counters(pins: &Pins, slot: u32) -> Result<(), Error> {
     let mut passed: PerCpuArray<MapData, CounterValue> = maps::per_cpu_array(pins, "PASSED")?;
-    let cpus = nr_cpus().map_err(|(_, e)| maps::Error::Read { name: "PASSED", detail: e.to_string() })?;
+    let cpus = nr_cpus().map_err(|(_, e)| maps::Error::Read {
+        name: "PASSED",
+        detail: e.to_string(),
+    })?;
     for direction in [Direction::Ingress, Direction::Egress] {
         let zero = vec![CounterValue(Counter::default()); cpus];
-        let zero = zero.try_into().map_err(|e: io::Error| maps::Error::Read { name: "PASSED", detail: e.to_string() })?;
-        passed.set(slot * 2 + direction as u32, zero, 0).map_err(|e| maps::Error::write("PASSED", &e))?;
+        let zero = zero.try_into().map_err(|e: io::Error| maps::Error::Read {
+            name: "PASSED",
+            detail: e.to_string(),
+        })?;
+        passed
+            .set(slot * 2 + direction as u32, zero, 0)
+            .map_err(|e| maps::Error::write("PASSED", &e))?;
     }
-    let mut reasons: PerCpuHashMap<MapData, u32, CounterValue> = maps::per_cpu_hash(pins, "REASONS")?;
-    let keys: Vec<u32> = reasons.keys().filter_map(Result::ok).filter(|key| key >> 16 == slot).collect();
+    let mut reasons: PerCpuHashMap<MapData, u32, CounterValue> =
+        maps::per_cpu_hash(pins, "REASONS")?;
+    let keys: Vec<u32> = reasons
+        .keys()
+        .filter_map(Result::ok)
+        .filter(|key| key >> 16 == slot)
+        .collect();
     for key in keys {
         // Gone is gone.
         let _ = reasons.remove(&key);

@@ -9,14 +9,12 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use verdict::env::{Env, Flow, Write};
-use verdict::layout::{
-    self, Config, Endpoint, PortValue, PrefixValue as Prefix, RuleValue, V4,
-};
+use verdict::layout::{self, Config, Endpoint, PortValue, PrefixValue as Prefix, RuleValue, V4};
 use verdict::packet::{Packet, proto};
 
 use crate::maps::{
-    self, ConfigValue, EndpointValue, Error, HostPortKey, PeerKey, PeerValue, PortData, PrefixData, PrefixValue, RuleKey,
-    SourceData, port_key, prefix_key, source_key,
+    self, ConfigValue, EndpointValue, Error, HostPortKey, PeerKey, PeerValue, PortData, PrefixData,
+    PrefixValue, RuleKey, SourceData, port_key, prefix_key, source_key,
 };
 use crate::pins::Pins;
 use crate::words::Words;
@@ -136,7 +134,8 @@ impl Env for Live {
         true
     }
     fn source(&self, key: &layout::SourceKey) -> bool {
-        self.note("SOURCES", self.sources.get(&source_key(key), 0)).is_some()
+        self.note("SOURCES", self.sources.get(&source_key(key), 0))
+            .is_some()
     }
     fn host(&self, key: &layout::PeerKey) -> bool {
         self.has("HOSTS", &self.hosts, &PeerKey(*key))
@@ -161,10 +160,12 @@ impl Env for Live {
         })
     }
     fn peer(&self, key: &layout::PeerKey) -> Option<u64> {
-        self.note("PEERS", self.peers.get(&PeerKey(*key), 0)).map(|v| v.0.word)
+        self.note("PEERS", self.peers.get(&PeerKey(*key), 0))
+            .map(|v| v.0.word)
     }
     fn prefix(&self, key: &layout::PrefixKey) -> Option<Prefix> {
-        self.note("PREFIXES", self.prefixes.get(&prefix_key(key), 0)).map(|v| v.0)
+        self.note("PREFIXES", self.prefixes.get(&prefix_key(key), 0))
+            .map(|v| v.0)
     }
     fn rule(&self, key: &layout::RuleKey) -> Option<RuleValue> {
         self.note("RULES", self.rules.get(&RuleKey(*key), 0))
@@ -179,7 +180,10 @@ fn has_socket(listing: &str, port: u16, tcp: bool) -> bool {
     const LISTEN: &str = "0A";
     listing.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(1);
-        let local = fields.next().and_then(|l| l.rsplit_once(':')).and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
+        let local = fields
+            .next()
+            .and_then(|l| l.rsplit_once(':'))
+            .and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
         let state = fields.nth(1);
         local == Some(port) && (!tcp || state == Some(LISTEN))
     })

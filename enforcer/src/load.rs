@@ -54,7 +54,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The object, or the verifier's word.
-    #[error("load kernel programs: {0} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON or root are needed)")]
+    #[error(
+        "load kernel programs: {0} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON or root are needed)"
+    )]
     Object(#[source] Box<EbpfError>),
     /// One program.
     #[error("load program {name}: {source}")]
@@ -91,7 +93,10 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { flow_limit: DEFAULT_FLOW_LIMIT, node_ports: (30_000, 32_767) }
+        Self {
+            flow_limit: DEFAULT_FLOW_LIMIT,
+            node_ports: (30_000, 32_767),
+        }
     }
 }
 
@@ -106,7 +111,9 @@ pub enum Loaded {
 
 /// Whether everything is pinned.
 pub fn is_loaded(pins: &Pins) -> bool {
-    [PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_INGRESS].iter().all(|p| pins.program(p).exists())
+    [PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_INGRESS]
+        .iter()
+        .all(|p| pins.program(p).exists())
 }
 
 /// Loads and pins, unless everything is pinned. The caller holds the node's lock.
@@ -121,7 +128,10 @@ pub fn load(_: &Locked<'_>, bpf_dir: &Path, options: LoadOptions) -> Result<Load
     KernelVersion::running()?.require(kernel::OLDEST)?;
     bpffs::ensure(bpf_dir)?;
     for folder in [pins.maps(), pins.programs(), pins.links()] {
-        fs::create_dir_all(&folder).map_err(|source| Error::Folder { path: folder, source })?;
+        fs::create_dir_all(&folder).map_err(|source| Error::Folder {
+            path: folder,
+            source,
+        })?;
     }
     let mut ebpf = open_object(&pins, options)?;
     set_config(&pins, &mut ebpf, options)?;
@@ -135,7 +145,10 @@ pub fn load(_: &Locked<'_>, bpf_dir: &Path, options: LoadOptions) -> Result<Load
 }
 
 fn open_object(pins: &Pins, options: LoadOptions) -> Result<Ebpf, Error> {
-    let paths: BTreeMap<&str, PathBuf> = maps::ALL.iter().map(|name| (*name, pins.map(name))).collect();
+    let paths: BTreeMap<&str, PathBuf> = maps::ALL
+        .iter()
+        .map(|name| (*name, pins.map(name)))
+        .collect();
     let mut loader = EbpfLoader::new();
     loader.map_max_entries("FLOWS", options.flow_limit);
     for (name, path) in &paths {
@@ -144,19 +157,31 @@ fn open_object(pins: &Pins, options: LoadOptions) -> Result<Ebpf, Error> {
     loader.load(OBJECT).map_err(|e| Error::Object(Box::new(e)))
 }
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
     ebpf.program_mut(name)
         .ok_or_else(|| Error::Missing(format!("program {name}")))?
         .try_into()
-        .map_err(|source| Error::Program { name, source: Box::new(source) })
+        .map_err(|source| Error::Program {
+            name,
+            source: Box::new(source),
+        })
 }
 
 fn pin_program(ebpf: &mut Ebpf, name: &'static str, path: &Path) -> Result<(), Error> {
     let program = classifier(ebpf, name)?;
     if program.fd().is_err() {
-        program.load().map_err(|source| Error::Program { name, source: Box::new(source) })?;
+        program.load().map_err(|source| Error::Program {
+            name,
+            source: Box::new(source),
+        })?;
     }
-    program.pin(path).map_err(|e| Error::Pin { path: path.to_path_buf(), detail: e.to_string() })
+    program.pin(path).map_err(|e| Error::Pin {
+        path: path.to_path_buf(),
+        detail: e.to_string(),
+    })
 }
 
 /// Measures the kernel's tick and writes the settings.
@@ -179,5 +204,7 @@ fn set_config(pins: &Pins, ebpf: &mut Ebpf, options: LoadOptions) -> Result<(), 
         events_per_node: 2_000,
         pad: 0,
     };
-    config.set(0, ConfigValue(value), 0).map_err(|e| maps::Error::write("CONFIG", &e).into())
+    config
+        .set(0, ConfigValue(value), 0)
+        .map_err(|e| maps::Error::write("CONFIG", &e).into())
 }

@@ -11,8 +11,27 @@ use crate::pins::Pins;
 
 /// Every pinned map, by its name in the kernel programs (`WORK` is theirs alone).
 pub const ALL: &[&str] = &[
-    "ENDPOINTS", "WORDS", "SOURCES", "FLOWS", "FRAGMENTS", "HOSTS", "HOSTPATHS", "HOSTPORTS", "PEERS", "PREFIXES",
-    "RULES", "PORTS", "CONFIG", "SHARES", "SWEPT", "PASSED", "REASONS", "EVENTS", "RATES", "NODE", "CLOCK",
+    "ENDPOINTS",
+    "WORDS",
+    "SOURCES",
+    "FLOWS",
+    "FRAGMENTS",
+    "HOSTS",
+    "HOSTPATHS",
+    "HOSTPORTS",
+    "PEERS",
+    "PREFIXES",
+    "RULES",
+    "PORTS",
+    "CONFIG",
+    "SHARES",
+    "SWEPT",
+    "PASSED",
+    "REASONS",
+    "EVENTS",
+    "RATES",
+    "NODE",
+    "CLOCK",
 ];
 
 /// Why a map could not be used.
@@ -53,7 +72,10 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn read(name: &'static str, e: &MapError) -> Self {
-        Self::Read { name, detail: deep(e) }
+        Self::Read {
+            name,
+            detail: deep(e),
+        }
     }
 
     pub(crate) fn write(name: &'static str, e: &MapError) -> Self {
@@ -161,13 +183,19 @@ pub fn prefix_key(key: &layout::PrefixKey) -> Key<PrefixData> {
 /// Key of the sources trie, as aya takes it.
 pub fn source_key(key: &layout::SourceKey) -> Key<SourceData> {
     let [a, b, c, d] = key.addr.0;
-    Key::new(key.prefix_len, SourceData([key.life, key.family, a, b, c, d]))
+    Key::new(
+        key.prefix_len,
+        SourceData([key.life, key.family, a, b, c, d]),
+    )
 }
 
 /// Key of the ports trie, as aya takes it.
 pub fn port_key(key: &layout::PortKey) -> Key<PortData> {
     let ([a, b], [c, d]) = (key.protocol_be.to_ne_bytes(), key.port_be.to_ne_bytes());
-    Key::new(key.prefix_len, PortData([key.port_set, u32::from_ne_bytes([a, b, c, d])]))
+    Key::new(
+        key.prefix_len,
+        PortData([key.port_set, u32::from_ne_bytes([a, b, c, d])]),
+    )
 }
 
 macro_rules! openers {
@@ -209,6 +237,10 @@ pub fn data(pins: &Pins, name: &'static str) -> Result<MapData, Error> {
     let path = pins.map(name);
     MapData::from_pin(&path).map_err(|e| {
         let missing = !path.exists();
-        Error::Open { path, detail: deep(&e), missing }
+        Error::Open {
+            path,
+            detail: deep(&e),
+            missing,
+        }
     })
 }

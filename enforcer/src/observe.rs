@@ -49,9 +49,20 @@ pub fn counters(pins: &Pins) -> Result<BTreeMap<u32, Counted>, maps::Error> {
     let reasons = maps::per_cpu_hash::<u32, CounterValue>(pins, "REASONS")?;
     for entry in reasons.iter() {
         let (key, values) = entry.map_err(|e| maps::Error::read("REASONS", &e))?;
-        let Some(reason) = Reason::from_number(key as u8) else { continue };
-        let direction = if (key >> 8) as u8 == Direction::Ingress as u8 { Direction::Ingress } else { Direction::Egress };
-        let counter = all.entry(key >> 16).or_default().reasons.entry((direction, reason)).or_default();
+        let Some(reason) = Reason::from_number(key as u8) else {
+            continue;
+        };
+        let direction = if (key >> 8) as u8 == Direction::Ingress as u8 {
+            Direction::Ingress
+        } else {
+            Direction::Egress
+        };
+        let counter = all
+            .entry(key >> 16)
+            .or_default()
+            .reasons
+            .entry((direction, reason))
+            .or_default();
         values.iter().for_each(|v| add(counter, &v.0));
     }
     let passed = maps::per_cpu_array::<CounterValue>(pins, "PASSED")?;
@@ -60,11 +71,21 @@ pub fn counters(pins: &Pins) -> Result<BTreeMap<u32, Counted>, maps::Error> {
     // Every packet that passes but is not tracked has a reason too, so slots without one have nothing.
     for (slot, counted) in all.range_mut(..SLOTS) {
         for index in [slot * 2, slot * 2 + 1] {
-            let values = passed.get(&index, 0).map_err(|e| maps::Error::read("PASSED", &e))?;
+            let values = passed
+                .get(&index, 0)
+                .map_err(|e| maps::Error::read("PASSED", &e))?;
             values.iter().for_each(|v| add(&mut counted.passed, &v.0));
         }
-        let made = shares.get(slot, 0).map_err(|e| maps::Error::read("SHARES", &e))?.0.made;
-        let removed = swept.get(slot, 0).map_err(|e| maps::Error::read("SWEPT", &e))?.0.removed;
+        let made = shares
+            .get(slot, 0)
+            .map_err(|e| maps::Error::read("SHARES", &e))?
+            .0
+            .made;
+        let removed = swept
+            .get(slot, 0)
+            .map_err(|e| maps::Error::read("SWEPT", &e))?
+            .0
+            .removed;
         counted.flows = made.saturating_sub(removed);
     }
     Ok(all)
@@ -89,6 +110,8 @@ pub enum Error {
 pub fn without_enforcement(endpoints: &Endpoints) -> Result<Vec<hostnet::Link>, Error> {
     let rows: BTreeSet<u32> = endpoints.rows()?.into_iter().map(|r| r.ifindex).collect();
     let mut links = hostnet::links()?;
-    links.retain(|l| l.kind.as_deref() == Some("veth") && l.peer_netnsid.is_some() && !rows.contains(&l.ifindex));
+    links.retain(|l| {
+        l.kind.as_deref() == Some("veth") && l.peer_netnsid.is_some() && !rows.contains(&l.ifindex)
+    });
     Ok(links)
 }

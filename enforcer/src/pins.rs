@@ -16,7 +16,9 @@ pub struct Pins {
 impl Pins {
     /// Below a folder on a bpffs.
     pub fn new(bpf_dir: impl AsRef<Path>) -> Self {
-        Self { root: bpf_dir.as_ref().join(format!("v{LAYOUT_VERSION}")) }
+        Self {
+            root: bpf_dir.as_ref().join(format!("v{LAYOUT_VERSION}")),
+        }
     }
 
     /// `<bpf>/v<layout>`.

@@ -56,11 +56,20 @@ pub enum Damage {
 ///
 /// # Errors
 /// If the kernel cannot be asked.
-pub fn check(endpoints: &Endpoints, programs: &Programs, record: &Record) -> Result<Option<Damage>, Error> {
-    if endpoints.row(record.ifindex)?.is_none_or(|row| row.life != record.life) {
+pub fn check(
+    endpoints: &Endpoints,
+    programs: &Programs,
+    record: &Record,
+) -> Result<Option<Damage>, Error> {
+    if endpoints
+        .row(record.ifindex)?
+        .is_none_or(|row| row.life != record.life)
+    {
         return Ok(Some(Damage::Row));
     }
-    Ok(programs.verify(record.ifindex, record.attach_mode)?.map(Damage::Attachment))
+    Ok(programs
+        .verify(record.ifindex, record.attach_mode)?
+        .map(Damage::Attachment))
 }
 
 /// Puts back what is missing; what was wrong, or `None` if nothing is any more or the endpoint is gone.
@@ -75,12 +84,19 @@ pub fn repair(
     programs: &Programs,
     record: &Record,
 ) -> Result<Option<Damage>, Error> {
-    let Some(mut record) = locked.store().record(&record.container_id, &record.ifname)? else { return Ok(None) };
+    let Some(mut record) = locked
+        .store()
+        .record(&record.container_id, &record.ifname)?
+    else {
+        return Ok(None);
+    };
     if record.phase != Phase::Attached || hostnet::link_by_index(record.ifindex)?.is_none() {
         return Ok(None);
     }
     let mut endpoints = Endpoints::open(bpf_dir)?;
-    let Some(damage) = check(&endpoints, programs, &record)? else { return Ok(None) };
+    let Some(damage) = check(&endpoints, programs, &record)? else {
+        return Ok(None);
+    };
     let mut changed = false;
     if damage == Damage::Row {
         // Another's row at this interface: it has been taken over.
@@ -112,12 +128,23 @@ pub fn repair(
 }
 
 fn new_endpoint(record: &Record) -> Result<NewEndpoint, Error> {
-    let bad = |field, found: &str| Error::Record { veth: record.veth.clone(), field, found: found.to_owned() };
+    let bad = |field, found: &str| Error::Record {
+        veth: record.veth.clone(),
+        field,
+        found: found.to_owned(),
+    };
     let mut extra_sources = Vec::with_capacity(record.extra_sources.len());
     for text in &record.extra_sources {
-        extra_sources.push(text.parse::<IpNetwork>().map_err(|_| bad("extraSources", text))?);
+        extra_sources.push(
+            text.parse::<IpNetwork>()
+                .map_err(|_| bad("extraSources", text))?,
+        );
     }
-    let strict = if record.mode == Mode::Strict { PolicyWord::STRICT } else { 0 };
+    let strict = if record.mode == Mode::Strict {
+        PolicyWord::STRICT
+    } else {
+        0
+    };
     Ok(NewEndpoint {
         ifindex: record.ifindex,
         mac: mac(&record.mac).ok_or_else(|| bad("mac", &record.mac))?,
@@ -144,7 +171,13 @@ mod tests {
     #[test]
     fn macs() {
         assert_eq!(mac("02:00:00:00:00:ff"), Some([2, 0, 0, 0, 0, 255]));
-        for bad in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "02:00:00:00:00:gg", "02-00-00-00-00-00"] {
+        for bad in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:00:00",
+            "02:00:00:00:00:gg",
+            "02-00-00-00-00-00",
+        ] {
             assert_eq!(mac(bad), None, "{bad}");
         }
     }

@@ -33,12 +33,25 @@ impl Words {
     /// If it is not pinned or cannot be mapped.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         let data = maps::data(pins, NAME)?;
-        let length = NonZeroUsize::new(BYTES).ok_or(Error::Read { name: NAME, detail: "no slots".into() })?;
+        let length = NonZeroUsize::new(BYTES).ok_or(Error::Read {
+            name: NAME,
+            detail: "no slots".into(),
+        })?;
         // SAFETY: a new mapping of a map's file descriptor at an address of the kernel's choice.
         let base = unsafe {
-            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, data.fd().as_fd(), 0)
+            mmap(
+                None,
+                length,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                data.fd().as_fd(),
+                0,
+            )
         }
-        .map_err(|e| Error::Read { name: NAME, detail: format!("map into memory: {e}") })?;
+        .map_err(|e| Error::Read {
+            name: NAME,
+            detail: format!("map into memory: {e}"),
+        })?;
         Ok(Self { base: base.cast() })
     }
 
@@ -79,7 +92,9 @@ impl Words {
     /// A slot that nobody holds, looked for from a start on.
     pub(crate) fn free_slot(&self, start: u32) -> Option<u32> {
         let usable = SLOTS - 1;
-        (0..usable).map(|i| 1 + (start.wrapping_add(i)) % usable).find(|slot| self.get(*slot).0 == 0)
+        (0..usable)
+            .map(|i| 1 + (start.wrapping_add(i)) % usable)
+            .find(|slot| self.get(*slot).0 == 0)
     }
 }
 

@@ -9,15 +9,34 @@ use enforcer::pins::Pins;
 #[test]
 fn programs_pass_the_verifier_and_are_found_again() {
     let dir = tempfile::tempdir().unwrap();
-    let bpf = std::path::PathBuf::from(format!("/sys/fs/bpf/podgate-test-load-{}", std::process::id()));
+    let bpf = std::path::PathBuf::from(format!(
+        "/sys/fs/bpf/podgate-test-load-{}",
+        std::process::id()
+    ));
     let store = state::Store::create(dir.path()).unwrap();
     let locked = store.lock(Duration::from_secs(5)).unwrap();
-    let first = load(&locked, &bpf, LoadOptions { flow_limit: 32_768, ..LoadOptions::default() });
-    let second = first.as_ref().ok().map(|_| load(&locked, &bpf, LoadOptions::default()));
+    let first = load(
+        &locked,
+        &bpf,
+        LoadOptions {
+            flow_limit: 32_768,
+            ..LoadOptions::default()
+        },
+    );
+    let second = first
+        .as_ref()
+        .ok()
+        .map(|_| load(&locked, &bpf, LoadOptions::default()));
     let found = is_loaded(&Pins::new(&bpf));
     let jiffies = enforcer::clock::jiffies(&Pins::new(&bpf));
     std::fs::remove_dir_all(&bpf).unwrap();
-    if let Err(e) = &first { let mut s: Option<&dyn std::error::Error> = Some(e); while let Some(x) = s { eprintln!("{x}"); s = x.source(); } }
+    if let Err(e) = &first {
+        let mut s: Option<&dyn std::error::Error> = Some(e);
+        while let Some(x) = s {
+            eprintln!("{x}");
+            s = x.source();
+        }
+    }
     assert_eq!(first.unwrap(), Loaded::Fresh);
     assert_eq!(second.unwrap().unwrap(), Loaded::Present);
     assert!(found);

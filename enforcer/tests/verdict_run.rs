@@ -40,18 +40,29 @@ fn the_programs_answer_as_the_model_does() {
             }
             kernel.reset();
             ran += 1;
-            packets += case.steps.iter().filter(|(_, s)| matches!(s, Step::Packet { .. })).count();
+            packets += case
+                .steps
+                .iter()
+                .filter(|(_, s)| matches!(s, Step::Packet { .. }))
+                .count();
             if let Err(failure) = case.replay(&mut kernel) {
                 failures.push(format!("{file}: {failure}"));
             }
         }
     }
     left_out.print();
-    println!("{ran} cases, {packets} packets on the real programs, {} cases left out", left_out.len());
-    assert!(failures.is_empty(), "{} of {ran} cases:\n{}", failures.len(), failures.join("\n"));
+    println!(
+        "{ran} cases, {packets} packets on the real programs, {} cases left out",
+        left_out.len()
+    );
+    assert!(
+        failures.is_empty(),
+        "{} of {ran} cases:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
     assert!(ran > 100, "only {ran} cases ran");
 }
-
 
 /// Random bytes of a seed (SplitMix64).
 fn bytes(seed: u64, length: usize) -> Vec<u8> {
@@ -63,7 +74,9 @@ fn bytes(seed: u64, length: usize) -> Vec<u8> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    (0..length.div_ceil(8)).flat_map(|_| next().to_ne_bytes()).collect()
+    (0..length.div_ceil(8))
+        .flat_map(|_| next().to_ne_bytes())
+        .collect()
 }
 
 /// Makes the same change in both worlds.
@@ -105,13 +118,22 @@ fn walk(kernel: &mut Kernel, seed: u64) -> Result<usize, String> {
             continue;
         }
         packets += 1;
-        let (said, met) = (model.packet(direction, via, &wire)?, kernel.packet(direction, via, &wire)?);
+        let (said, met) = (
+            model.packet(direction, via, &wire)?,
+            kernel.packet(direction, via, &wire)?,
+        );
         if said != met {
-            return Err(format!("packet {packets}: the model says {said:?}, the programs {met:?}: {via:?} {wire:?}"));
+            return Err(format!(
+                "packet {packets}: the model says {said:?}, the programs {met:?}: {via:?} {wire:?}"
+            ));
         }
     }
     let (said, met) = (model.flows()?, kernel.flows()?);
-    if said == met { Ok(packets) } else { Err(format!("the model holds {said} flows, the programs {met}")) }
+    if said == met {
+        Ok(packets)
+    } else {
+        Err(format!("the model holds {said} flows, the programs {met}"))
+    }
 }
 
 /// `PODGATE_WALKS` sets how many; `PODGATE_WALK_SEED` repeats one.

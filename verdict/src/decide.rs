@@ -2,14 +2,16 @@
 
 use crate::env::{Decision, Env, Flow, Frame, Meta, Work, Write};
 use crate::flow::{
-    Judged, Kind, STATE_ANSWERED, STATE_FIN_OPENER, STATE_FIN_OTHER, STATE_REPLIED, STATE_RST, STATE_SYN,
-    TIMEOUT_FRAGMENT, expired, next_state, stale, ticks, timeout_seconds,
+    Judged, Kind, STATE_ANSWERED, STATE_FIN_OPENER, STATE_FIN_OTHER, STATE_REPLIED, STATE_RST,
+    STATE_SYN, TIMEOUT_FRAGMENT, expired, next_state, stale, ticks, timeout_seconds,
 };
 use crate::layout::{
     Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
 };
 use crate::neighbour::{arp, discovery, is_host, is_own};
-use crate::packet::{ECHO_REPLY, FRAGMENT_FIRST, FRAGMENT_LATER, Packet, proto, read, read_embedded, tcp};
+use crate::packet::{
+    ECHO_REPLY, FRAGMENT_FIRST, FRAGMENT_LATER, Packet, proto, read, read_embedded, tcp,
+};
 use crate::policy::judge;
 use crate::reason::Reason;
 use crate::word::PolicyWord;
@@ -42,7 +44,12 @@ pub fn decide<E: Env, F: Frame>(
     if reason.is_drop() && word.has(PolicyWord::SUSPENDED) {
         reason = Reason::Suspended;
     }
-    Decision { reason, slot, life, log: word.has(PolicyWord::LOG) }
+    Decision {
+        reason,
+        slot,
+        life,
+        log: word.has(PolicyWord::LOG),
+    }
 }
 
 /// What is known of a packet's flow before policy is asked.
@@ -88,7 +95,8 @@ fn packet<E: Env, F: Frame>(
     if work.packet.is_arp() {
         return arp(env, frame, endpoint, guard, direction, work);
     }
-    if work.packet.family == V6 && (is_mapped(&work.packet.src.0) || is_mapped(&work.packet.dst.0)) {
+    if work.packet.family == V6 && (is_mapped(&work.packet.src.0) || is_mapped(&work.packet.dst.0))
+    {
         return Reason::MappedAddress;
     }
     if let Some(reason) = discovery(env, frame, endpoint, guard, direction, word.epoch(), work) {
@@ -117,13 +125,25 @@ fn packet<E: Env, F: Frame>(
         Found::Known(reason) => reason,
         Found::Ask(asked, why) => {
             let verdict = judge(env, word, asked, work);
-            settle(env, endpoint, word, config, now, asked, direction, why, verdict, work)
+            settle(
+                env, endpoint, word, config, now, asked, direction, why, verdict, work,
+            )
         }
     };
     if work.packet.fragment == FRAGMENT_FIRST && !reason.is_drop() {
         work.fragment.fill(endpoint.life, &work.packet, direction);
-        let judged = Judged::new(word.epoch(), work.fragment.tag(), true, direction, Kind::Policy);
-        work.value = FlowValue { judged: judged.0, seen: now, state: 0 };
+        let judged = Judged::new(
+            word.epoch(),
+            work.fragment.tag(),
+            true,
+            direction,
+            Kind::Policy,
+        );
+        work.value = FlowValue {
+            judged: judged.0,
+            seen: now,
+            state: 0,
+        };
         env.put_fragment(&work.fragment, &work.value);
     }
     reason
@@ -137,13 +157,22 @@ const fn is_mapped(addr: &[u32; 4]) -> bool {
 
 /// The MAC addresses: a pod sends from its own, and is not asked about frames that a bridge floods.
 #[inline(always)]
-fn link_layer(endpoint: &Endpoint, direction: Direction, guard: bool, packet: &Packet) -> Option<Reason> {
+fn link_layer(
+    endpoint: &Endpoint,
+    direction: Direction,
+    guard: bool,
+    packet: &Packet,
+) -> Option<Reason> {
     let (mac, wrong) = match direction {
         Direction::Egress if guard => (packet.src_mac, Reason::SpoofedMac),
         Direction::Ingress if !packet.dst_mac.is_group() => (packet.dst_mac, Reason::NotForPod),
         _ => return None,
     };
-    if mac.is(&endpoint.mac) { None } else { Some(wrong) }
+    if mac.is(&endpoint.mac) {
+        None
+    } else {
+        Some(wrong)
+    }
 }
 
 #[inline(always)]
@@ -174,7 +203,10 @@ fn later_fragment<E: Env>(
 
 /// An ICMP error passes for a tracked flow that is allowed: the embedded packet came from where the error goes to.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
 fn icmp_error<E: Env, F: Frame>(
     env: &E,
     frame: &F,
@@ -191,17 +223,24 @@ fn icmp_error<E: Env, F: Frame>(
     if !work.inner.src.same(&work.packet.dst) {
         return Found::Known(Reason::IcmpUnrelated);
     }
-    work.flow.fill(endpoint.life, &work.inner, direction.reverse());
+    work.flow
+        .fill(endpoint.life, &work.inner, direction.reverse());
     let Some(flow) = env.flow(&work.flow) else {
         return Found::Known(Reason::IcmpUnrelated);
     };
     let judged = Judged(flow.judged());
     let (seen, state) = (flow.seen(), flow.state());
-    if judged.tag() != work.flow.tag() || expired(now, seen, hz, timeout_seconds(work.flow.protocol, state)) {
+    if judged.tag() != work.flow.tag()
+        || expired(now, seen, hz, timeout_seconds(work.flow.protocol, state))
+    {
         return Found::Known(Reason::IcmpUnrelated);
     }
     if judged.epoch() == word.epoch() {
-        let related = if judged.allowed() { Reason::IcmpRelated } else { Reason::IcmpUnrelated };
+        let related = if judged.allowed() {
+            Reason::IcmpRelated
+        } else {
+            Reason::IcmpUnrelated
+        };
         return Found::Known(related);
     }
     match judged.kind() {
@@ -209,7 +248,11 @@ fn icmp_error<E: Env, F: Frame>(
         Kind::Host => {
             let remote = work.flow.remote;
             let still = is_host(env, work.flow.family, &remote, work);
-            Found::Known(if still { Reason::IcmpRelated } else { Reason::IcmpUnrelated })
+            Found::Known(if still {
+                Reason::IcmpRelated
+            } else {
+                Reason::IcmpUnrelated
+            })
         }
         Kind::Itself => Found::Known(Reason::IcmpRelated),
         Kind::Neighbour => Found::Known(Reason::IcmpUnrelated),
@@ -218,7 +261,10 @@ fn icmp_error<E: Env, F: Frame>(
 
 /// The one flow look-up that every packet pays for.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
 fn find<E: Env>(
     env: &E,
     meta: &Meta,
@@ -231,21 +277,49 @@ fn find<E: Env>(
 ) -> Found {
     work.flow.fill(endpoint.life, &work.packet, direction);
     let Some(flow) = env.flow(&work.flow) else {
-        return always(env, meta, endpoint, word, direction, config, now, Why::New, work);
+        return always(
+            env,
+            meta,
+            endpoint,
+            word,
+            direction,
+            config,
+            now,
+            Why::New,
+            work,
+        );
     };
     let judged = Judged(flow.judged());
     let (seen, state) = (flow.seen(), flow.state());
     if judged.tag() != work.flow.tag() {
-        return always(env, meta, endpoint, word, direction, config, now, Why::Once, work);
+        return always(
+            env,
+            meta,
+            endpoint,
+            word,
+            direction,
+            config,
+            now,
+            Why::Once,
+            work,
+        );
     }
     let from_opener = judged.opener() as u8 == direction as u8;
-    if expired(now, seen, config.hz, timeout_seconds(work.flow.protocol, state))
-        || opens_again(&work.packet, from_opener, state)
+    if expired(
+        now,
+        seen,
+        config.hz,
+        timeout_seconds(work.flow.protocol, state),
+    ) || opens_again(&work.packet, from_opener, state)
     {
         let instead = Why::Instead(state & STATE_ANSWERED != 0);
-        return always(env, meta, endpoint, word, direction, config, now, instead, work);
+        return always(
+            env, meta, endpoint, word, direction, config, now, instead, work,
+        );
     }
-    if direction as u8 == Direction::Ingress as u8 && !admits(env, meta, judged.kind(), &work.packet) {
+    if direction as u8 == Direction::Ingress as u8
+        && !admits(env, meta, judged.kind(), &work.packet)
+    {
         // The tuple is the host's or the pod's own, but this packet came in by a device.
         return Found::Ask(direction, Why::Once);
     }
@@ -263,12 +337,33 @@ fn find<E: Env>(
             Kind::Neighbour => return Found::Known(Reason::TableError),
         }
         allowed = true;
-        let again = Judged::new(word.epoch(), work.flow.tag(), true, judged.opener(), judged.kind());
-        work.value = FlowValue { judged: again.0, seen: now, state };
+        let again = Judged::new(
+            word.epoch(),
+            work.flow.tag(),
+            true,
+            judged.opener(),
+            judged.kind(),
+        );
+        work.value = FlowValue {
+            judged: again.0,
+            seen: now,
+            state,
+        };
         env.put_flow(&work.flow, &work.value, Write::Replace);
     }
     if allowed {
-        touch(env, endpoint, &flow, seen, state, judged.opener(), direction, config, now, work);
+        touch(
+            env,
+            endpoint,
+            &flow,
+            seen,
+            state,
+            judged.opener(),
+            direction,
+            config,
+            now,
+            work,
+        );
         Found::Known(Reason::Tracked)
     } else {
         // Kept, as refused, until idle: were it gone, the peer's next packet would open it the other way round.
@@ -293,7 +388,8 @@ fn admits<E: Env>(env: &E, meta: &Meta, kind: Kind, packet: &Packet) -> bool {
 /// Made by the host itself, and not re-fragmented by it.
 #[inline(always)]
 fn local_origin<E: Env>(env: &E, meta: &Meta, packet: &Packet) -> bool {
-    (meta.ingress_ifindex == 0 || env.host_path(meta.ingress_ifindex)) && packet.fragment_header == 0
+    (meta.ingress_ifindex == 0 || env.host_path(meta.ingress_ifindex))
+        && packet.fragment_header == 0
 }
 
 /// Whether a packet of a known tuple opens a new connection.
@@ -313,7 +409,10 @@ const fn opens_again(packet: &Packet, from_opener: bool, state: u32) -> bool {
 
 /// Notes time and state of a packet that passes.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
 fn touch<E: Env>(
     env: &E,
     endpoint: &Endpoint,
@@ -340,7 +439,10 @@ fn touch<E: Env>(
 
 /// The always-pass rules for a new flow; what none of them admits is for policy.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
 fn always<E: Env>(
     env: &E,
     meta: &Meta,
@@ -357,7 +459,9 @@ fn always<E: Env>(
             let src = work.packet.src;
             if meta.ingress_ifindex == meta.ifindex {
                 (Kind::Itself, Reason::PodToItself)
-            } else if local_origin(env, meta, &work.packet) && is_host(env, work.packet.family, &src, work) {
+            } else if local_origin(env, meta, &work.packet)
+                && is_host(env, work.packet.family, &src, work)
+            {
                 (Kind::Host, Reason::HostToPod)
             } else {
                 return Found::Ask(direction, why);
@@ -367,7 +471,9 @@ fn always<E: Env>(
             let dst = work.packet.dst;
             if is_own(env, endpoint, work.packet.family, &dst, work) {
                 (Kind::Itself, Reason::PodToItself)
-            } else if is_host(env, work.packet.family, &dst, work) && host_takes(env, config, &work.packet) {
+            } else if is_host(env, work.packet.family, &dst, work)
+                && host_takes(env, config, &work.packet)
+            {
                 (Kind::Host, Reason::PodToHost)
             } else {
                 return Found::Ask(direction, why);
@@ -375,7 +481,9 @@ fn always<E: Env>(
         }
     };
     let judged = Judged::new(word.epoch(), work.flow.tag(), true, direction, kind);
-    Found::Known(record(env, endpoint, config, now, judged, why, reason, work))
+    Found::Known(record(
+        env, endpoint, config, now, judged, why, reason, work,
+    ))
 }
 
 /// Whether the host itself takes the packet: its ICMP, or a socket of its own. What the host would hand on (NodePorts,
@@ -392,13 +500,19 @@ fn host_takes<E: Env>(env: &E, config: &Config, packet: &Packet) -> bool {
     if port >= config.node_port_first && port <= config.node_port_last {
         return false;
     }
-    let key = HostPortKey { protocol: u16::from(packet.protocol), port_be: packet.dst_port_be };
+    let key = HostPortKey {
+        protocol: u16::from(packet.protocol),
+        port_be: packet.dst_port_be,
+    };
     !env.host_port(&key) && env.host_socket(packet)
 }
 
 /// Carries out what policy answered.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
 fn settle<E: Env>(
     env: &E,
     endpoint: &Endpoint,
@@ -434,9 +548,17 @@ fn settle<E: Env>(
                 }
             }
             let judged = Judged::new(word.epoch(), work.flow.tag(), allowed, asked, Kind::Policy);
-            work.value = FlowValue { judged: judged.0, seen: now, state: next };
+            work.value = FlowValue {
+                judged: judged.0,
+                seen: now,
+                state: next,
+            };
             env.put_flow(&work.flow, &work.value, Write::Replace);
-            if allowed { Reason::Tracked } else { Reason::FlowRefused }
+            if allowed {
+                Reason::Tracked
+            } else {
+                Reason::FlowRefused
+            }
         }
         Why::New | Why::Instead(_) => {
             if !allowed {
@@ -450,7 +572,10 @@ fn settle<E: Env>(
 
 /// Records a new flow that is allowed. What cannot be recorded passes all the same, by another name.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "one inlined body; a struct would go through the 512-byte stack")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
 fn record<E: Env>(
     env: &E,
     endpoint: &Endpoint,
@@ -462,7 +587,9 @@ fn record<E: Env>(
     work: &mut Work,
 ) -> Reason {
     // A stray RST leaves no state, and neither does an echo reply that nobody asked for.
-    if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::RST != 0 || work.packet.echo == ECHO_REPLY {
+    if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::RST != 0
+        || work.packet.echo == ECHO_REPLY
+    {
         return reason;
     }
     let mut state = 0;
@@ -471,7 +598,11 @@ fn record<E: Env>(
     } else if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::FIN != 0 {
         state = STATE_FIN_OPENER;
     }
-    work.value = FlowValue { judged: judged.0, seen: now, state };
+    work.value = FlowValue {
+        judged: judged.0,
+        seen: now,
+        state,
+    };
     match why {
         Why::Instead(answered) => {
             if !env.put_flow(&work.flow, &work.value, Write::Replace) {
@@ -488,10 +619,17 @@ fn record<E: Env>(
             let fair = u64::from(config.fair_share);
             let limit = u64::from(config.flow_limit);
             let short = all >= limit - limit / 4;
-            if (short && live >= fair) || all >= limit || unanswered >= u64::from(config.unanswered_limit) {
+            if (short && live >= fair)
+                || all >= limit
+                || unanswered >= u64::from(config.unanswered_limit)
+            {
                 return Reason::ShareFull;
             }
-            if create(env, endpoint.slot, work) { reason } else { Reason::TableFull }
+            if create(env, endpoint.slot, work) {
+                reason
+            } else {
+                Reason::TableFull
+            }
         }
         _ => reason,
     }
@@ -506,4 +644,3 @@ pub(crate) fn create<E: Env>(env: &E, slot: u32, work: &Work) -> bool {
     }
     env.flow(&work.flow).is_some()
 }
-

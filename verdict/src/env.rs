@@ -1,8 +1,8 @@
 //! What `decide` asks of the world around it: the frame's bytes, the packet's metadata and the tables.
 
 use crate::layout::{
-    Addr, Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey, PortValue,
-    PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey,
+    Addr, Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey,
+    PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey,
 };
 use crate::packet::{Head, Packet};
 
@@ -156,7 +156,11 @@ impl Work {
                 local: Addr::ZERO,
                 remote: Addr::ZERO,
             },
-            value: FlowValue { judged: 0, seen: 0, state: 0 },
+            value: FlowValue {
+                judged: 0,
+                seen: 0,
+                state: 0,
+            },
             fragment: FragmentKey {
                 life: 0,
                 id_be: 0,
@@ -167,11 +171,33 @@ impl Work {
                 src: Addr::ZERO,
                 dst: Addr::ZERO,
             },
-            peer: PeerKey { family: 0, addr: Addr::ZERO },
-            prefix: PrefixKey { prefix_len: 0, family: 0, addr: Addr::ZERO },
-            source: SourceKey { prefix_len: 0, life: 0, family: 0, addr: Addr::ZERO },
-            port: PortKey { prefix_len: 0, port_set: 0, protocol_be: 0, port_be: 0 },
-            rule: RuleKey { class: 0, set: 0, direction: 0, family: 0 },
+            peer: PeerKey {
+                family: 0,
+                addr: Addr::ZERO,
+            },
+            prefix: PrefixKey {
+                prefix_len: 0,
+                family: 0,
+                addr: Addr::ZERO,
+            },
+            source: SourceKey {
+                prefix_len: 0,
+                life: 0,
+                family: 0,
+                addr: Addr::ZERO,
+            },
+            port: PortKey {
+                prefix_len: 0,
+                port_set: 0,
+                protocol_be: 0,
+                port_be: 0,
+            },
+            rule: RuleKey {
+                class: 0,
+                set: 0,
+                direction: 0,
+                family: 0,
+            },
             head: Head::EMPTY,
             buffer: [0; 40],
         }
@@ -199,6 +225,10 @@ pub struct Decision {
 
 impl Decision {
     /// No endpoint.
-    pub const NO_ENDPOINT: Self =
-        Self { reason: crate::Reason::NoEndpoint, slot: 0, life: 0, log: false };
+    pub const NO_ENDPOINT: Self = Self {
+        reason: crate::Reason::NoEndpoint,
+        slot: 0,
+        life: 0,
+        log: false,
+    };
 }

@@ -93,7 +93,11 @@ impl Judged {
     /// The direction that opened the flow.
     #[inline(always)]
     pub const fn opener(self) -> Direction {
-        if self.0 & Self::OPENER_EGRESS != 0 { Direction::Egress } else { Direction::Ingress }
+        if self.0 & Self::OPENER_EGRESS != 0 {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        }
     }
 
     /// What admitted it.
@@ -159,7 +163,11 @@ impl FragmentKey {
         self.life = life;
         self.id_be = packet.fragment_id_be;
         self.family = packet.family;
-        self.protocol = if packet.family == crate::layout::V4 { packet.protocol } else { 0 };
+        self.protocol = if packet.family == crate::layout::V4 {
+            packet.protocol
+        } else {
+            0
+        };
         self.direction = direction as u8;
         self.pad = 0;
         self.src = packet.src;
@@ -169,7 +177,8 @@ impl FragmentKey {
     /// The tag that goes into the value.
     #[inline(always)]
     pub const fn tag(&self) -> u16 {
-        let mixed = self.id_be.wrapping_mul(0x9e37_79b1) ^ self.src.mix() ^ self.dst.mix().rotate_left(7);
+        let mixed =
+            self.id_be.wrapping_mul(0x9e37_79b1) ^ self.src.mix() ^ self.dst.mix().rotate_left(7);
         (mixed ^ (mixed >> 16)) as u16
     }
 }
@@ -208,12 +217,18 @@ pub const fn expired(now: u32, seen: u32, hz: u32, seconds: u32) -> bool {
 /// between CPUs.
 #[inline(always)]
 pub const fn stale(now: u32, seen: u32, hz: u32) -> bool {
-    now.wrapping_sub(seen) as u64 * TICK_JIFFIES >= hz as u64 && now.wrapping_sub(seen) < u32::MAX / 2
+    now.wrapping_sub(seen) as u64 * TICK_JIFFIES >= hz as u64
+        && now.wrapping_sub(seen) < u32::MAX / 2
 }
 
 /// The state after a packet in `direction` of a flow that `opener` opened.
 #[inline(always)]
-pub const fn next_state(state: u32, packet: &Packet, direction: Direction, opener: Direction) -> u32 {
+pub const fn next_state(
+    state: u32,
+    packet: &Packet,
+    direction: Direction,
+    opener: Direction,
+) -> u32 {
     let from_opener = direction as u8 == opener as u8;
     let mut next = state;
     if !from_opener {
@@ -224,14 +239,21 @@ pub const fn next_state(state: u32, packet: &Packet, direction: Direction, opene
             next |= STATE_ANSWERED;
         }
     } else {
-        if from_opener && state & STATE_REPLIED != 0 && packet.tcp_flags & (tcp::SYN | tcp::RST) == 0 {
+        if from_opener
+            && state & STATE_REPLIED != 0
+            && packet.tcp_flags & (tcp::SYN | tcp::RST) == 0
+        {
             next |= STATE_ANSWERED;
         }
         if packet.tcp_flags & tcp::RST != 0 {
             next |= STATE_RST;
         }
         if packet.tcp_flags & tcp::FIN != 0 {
-            next |= if from_opener { STATE_FIN_OPENER } else { STATE_FIN_OTHER };
+            next |= if from_opener {
+                STATE_FIN_OPENER
+            } else {
+                STATE_FIN_OTHER
+            };
         }
     }
     next

@@ -67,15 +67,25 @@ impl Addr {
 
     /// The sixteen bytes in the order of the wire.
     pub const fn bytes(self) -> [u8; 16] {
-        let (a, b, c, d) =
-            (self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes(), self.0[3].to_ne_bytes());
-        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+        let (a, b, c, d) = (
+            self.0[0].to_ne_bytes(),
+            self.0[1].to_ne_bytes(),
+            self.0[2].to_ne_bytes(),
+            self.0[3].to_ne_bytes(),
+        );
+        [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
+        ]
     }
 
     /// Equality without a call to `memcmp`, which the kernel programs do not have.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
-        self.0[0] == other.0[0] && self.0[1] == other.0[1] && self.0[2] == other.0[2] && self.0[3] == other.0[3]
+        self.0[0] == other.0[0]
+            && self.0[1] == other.0[1]
+            && self.0[2] == other.0[2]
+            && self.0[3] == other.0[3]
     }
 
     /// A cheap mix of all bits, for the tags that tell a table value from one of another key.
@@ -245,7 +255,9 @@ impl PeerValue {
     /// The value for a class at a key.
     #[inline(always)]
     pub const fn new(key: &PeerKey, class: u32) -> Self {
-        Self { word: (class as u64) | ((Self::check(key) as u64) << 32) }
+        Self {
+            word: (class as u64) | ((Self::check(key) as u64) << 32),
+        }
     }
 
     /// What tells this key's value from another's.
@@ -257,7 +269,11 @@ impl PeerValue {
     /// The class, if the word belongs to the key.
     #[inline(always)]
     pub const fn class(self, key: &PeerKey) -> Option<u32> {
-        if (self.word >> 32) as u32 == Self::check(key) { Some(self.word as u32) } else { None }
+        if (self.word >> 32) as u32 == Self::check(key) {
+            Some(self.word as u32)
+        } else {
+            None
+        }
     }
 }
 
@@ -467,18 +483,32 @@ pub struct Rate {
 
 const _: () = {
     assert!(size_of::<Addr>() == 16);
-    assert!(size_of::<Endpoint>() == 84 && offset_of!(Endpoint, mac) == 12 && offset_of!(Endpoint, addrs) == 20);
+    assert!(
+        size_of::<Endpoint>() == 84
+            && offset_of!(Endpoint, mac) == 12
+            && offset_of!(Endpoint, addrs) == 20
+    );
     assert!(size_of::<SourceKey>() == 28 && offset_of!(SourceKey, addr) == 12);
-    assert!(size_of::<FlowKey>() == 44 && offset_of!(FlowKey, echo) == 10 && offset_of!(FlowKey, remote) == 28);
+    assert!(
+        size_of::<FlowKey>() == 44
+            && offset_of!(FlowKey, echo) == 10
+            && offset_of!(FlowKey, remote) == 28
+    );
     assert!(size_of::<FlowValue>() == 16 && offset_of!(FlowValue, seen) == 8);
     assert!(size_of::<FragmentKey>() == 44 && offset_of!(FragmentKey, src) == 12);
     assert!(size_of::<PeerKey>() == 20 && size_of::<PeerValue>() == 8);
     assert!(size_of::<PrefixKey>() == 24 && offset_of!(PrefixKey, addr) == 8);
     assert!(size_of::<PrefixValue>() == 32);
-    assert!(size_of::<RuleKey>() == 8 && offset_of!(RuleKey, set) == 4 && offset_of!(RuleKey, family) == 7);
+    assert!(
+        size_of::<RuleKey>() == 8
+            && offset_of!(RuleKey, set) == 4
+            && offset_of!(RuleKey, family) == 7
+    );
     assert!(size_of::<PortKey>() == 12 && offset_of!(PortKey, protocol_be) == 8);
     assert!(size_of::<Share>() == 16 && size_of::<Swept>() == 16 && size_of::<Counter>() == 16);
     assert!(size_of::<Config>() == 32 && size_of::<HostPortKey>() == 4);
-    assert!(size_of::<Event>() == 64 && offset_of!(Event, src) == 24 && offset_of!(Event, reason) == 63);
+    assert!(
+        size_of::<Event>() == 64 && offset_of!(Event, src) == 24 && offset_of!(Event, reason) == 63
+    );
     assert!(size_of::<Rate>() == 16);
 };

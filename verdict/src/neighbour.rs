@@ -40,8 +40,18 @@ fn is_link_multicast(addr: &Addr) -> bool {
 
 /// Whether the address is one of the endpoint's own: in its row, or in the `sources` trie.
 #[inline(always)]
-pub fn is_own<E: Env>(env: &E, endpoint: &Endpoint, family: u8, addr: &Addr, work: &mut Work) -> bool {
-    let used = if family == V4 { endpoint.families & 0x0f } else { endpoint.families >> 4 };
+pub fn is_own<E: Env>(
+    env: &E,
+    endpoint: &Endpoint,
+    family: u8,
+    addr: &Addr,
+    work: &mut Work,
+) -> bool {
+    let used = if family == V4 {
+        endpoint.families & 0x0f
+    } else {
+        endpoint.families >> 4
+    };
     if (used & 1 != 0 && endpoint.addrs[0].same(addr))
         || (used & 2 != 0 && endpoint.addrs[1].same(addr))
         || (used & 4 != 0 && endpoint.addrs[2].same(addr))
@@ -52,7 +62,8 @@ pub fn is_own<E: Env>(env: &E, endpoint: &Endpoint, family: u8, addr: &Addr, wor
     if endpoint.flags & crate::layout::ENDPOINT_MORE_SOURCES == 0 {
         return false;
     }
-    work.source.prefix_len = crate::layout::SourceKey::FIXED_BITS + if family == V4 { 32 } else { 128 };
+    work.source.prefix_len =
+        crate::layout::SourceKey::FIXED_BITS + if family == V4 { 32 } else { 128 };
     work.source.life = endpoint.life;
     work.source.family = u32::from(family);
     work.source.addr = *addr;
@@ -74,7 +85,14 @@ pub fn arp<E: Env, F: Frame>(
         return Reason::Truncated;
     }
     // Ethernet and IPv4, request or reply; everything else that calls itself ARP is nobody's.
-    if h[0] != 0 || h[1] != 1 || h[2] != 8 || h[3] != 0 || h[4] != 6 || h[5] != 4 || h[6] != 0 || (h[7] != 1 && h[7] != 2)
+    if h[0] != 0
+        || h[1] != 1
+        || h[2] != 8
+        || h[3] != 0
+        || h[4] != 6
+        || h[5] != 4
+        || h[6] != 0
+        || (h[7] != 1 && h[7] != 2)
     {
         return Reason::BadHeader;
     }
@@ -82,7 +100,13 @@ pub fn arp<E: Env, F: Frame>(
         return Reason::Neighbour;
     }
     let mac = &endpoint.mac;
-    if h[8] != mac[0] || h[9] != mac[1] || h[10] != mac[2] || h[11] != mac[3] || h[12] != mac[4] || h[13] != mac[5] {
+    if h[8] != mac[0]
+        || h[9] != mac[1]
+        || h[10] != mac[2]
+        || h[11] != mac[3]
+        || h[12] != mac[4]
+        || h[13] != mac[5]
+    {
         return Reason::SpoofedNeighbour;
     }
     let sender = Addr::v4([h[14], h[15], h[16], h[17]]);
@@ -108,8 +132,13 @@ pub fn discovery<E: Env, F: Frame>(
     let p = &work.packet;
     let kind = p.icmp_type;
     if p.family == V4 {
-        let router = p.protocol == proto::ICMP && (kind == REDIRECT_V4 || kind == ROUTER_ADVERTISEMENT_V4);
-        return if router && direction as u8 == Direction::Egress as u8 { Some(Reason::RouterFromPod) } else { None };
+        let router =
+            p.protocol == proto::ICMP && (kind == REDIRECT_V4 || kind == ROUTER_ADVERTISEMENT_V4);
+        return if router && direction as u8 == Direction::Egress as u8 {
+            Some(Reason::RouterFromPod)
+        } else {
+            None
+        };
     }
     if p.protocol != proto::ICMPV6 {
         return None;
@@ -124,7 +153,9 @@ pub fn discovery<E: Env, F: Frame>(
     match direction {
         Direction::Ingress => {
             let on_link = match kind {
-                NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT | ROUTER_ADVERTISEMENT => p.hop_limit == 255,
+                NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT | ROUTER_ADVERTISEMENT => {
+                    p.hop_limit == 255
+                }
                 MLD_QUERY => p.hop_limit == 1,
                 _ => false,
             };
@@ -160,7 +191,11 @@ fn from_pod<E: Env, F: Frame>(
     }
     if kind == MLD_REPORT || kind == MLD_DONE || kind == MLD2_REPORT {
         let multicast = dst.0[0].to_ne_bytes()[0] == 0xff;
-        return if work.packet.hop_limit == 1 && multicast { Reason::Neighbour } else { Reason::SpoofedNeighbour };
+        return if work.packet.hop_limit == 1 && multicast {
+            Reason::Neighbour
+        } else {
+            Reason::SpoofedNeighbour
+        };
     }
     if work.packet.hop_limit != 255 {
         return Reason::SpoofedNeighbour;
@@ -171,14 +206,19 @@ fn from_pod<E: Env, F: Frame>(
             return Reason::Truncated;
         }
         let target = Addr::v6([
-            t[8], t[9], t[10], t[11], t[12], t[13], t[14], t[15], t[16], t[17], t[18], t[19], t[20], t[21], t[22], t[23],
+            t[8], t[9], t[10], t[11], t[12], t[13], t[14], t[15], t[16], t[17], t[18], t[19],
+            t[20], t[21], t[22], t[23],
         ]);
         let claims = kind == NEIGHBOUR_ADVERTISEMENT || unspecified;
         if guard && claims && !is_own(env, endpoint, V6, &target, work) {
             return Reason::SpoofedNeighbour;
         }
     }
-    if is_link_local(&dst) || is_link_multicast(&dst) || is_host(env, V6, &dst, work) || known(env, endpoint, work) {
+    if is_link_local(&dst)
+        || is_link_multicast(&dst)
+        || is_host(env, V6, &dst, work)
+        || known(env, endpoint, work)
+    {
         Reason::Neighbour
     } else {
         Reason::SpoofedNeighbour
@@ -206,7 +246,13 @@ fn neighbour_key(endpoint: &Endpoint, direction: Direction, work: &mut Work) {
 /// Remembers a neighbour with a global address: its messages came with hop limit 255, so it is on the link, and the
 /// pod may answer it.
 #[inline(always)]
-fn remember<E: Env>(env: &E, endpoint: &Endpoint, direction: Direction, epoch: u64, work: &mut Work) {
+fn remember<E: Env>(
+    env: &E,
+    endpoint: &Endpoint,
+    direction: Direction,
+    epoch: u64,
+    work: &mut Work,
+) {
     neighbour_key(endpoint, direction, work);
     let now = ticks(env.jiffies());
     if let Some(flow) = env.flow(&work.flow) {
@@ -214,13 +260,23 @@ fn remember<E: Env>(env: &E, endpoint: &Endpoint, direction: Direction, epoch: u
         return;
     }
     work.value = FlowValue {
-        judged: Judged::new(epoch, work.flow.tag(), true, Direction::Ingress, Kind::Neighbour).0,
+        judged: Judged::new(
+            epoch,
+            work.flow.tag(),
+            true,
+            Direction::Ingress,
+            Kind::Neighbour,
+        )
+        .0,
         seen: now,
         state: 0,
     };
     // Bounded like all that somebody else can make without an answer of the pod's.
     let (_, unanswered) = env.share(endpoint.slot);
-    if env.config().is_some_and(|c| unanswered < u64::from(c.unanswered_limit)) {
+    if env
+        .config()
+        .is_some_and(|c| unanswered < u64::from(c.unanswered_limit))
+    {
         crate::decide::create(env, endpoint.slot, work);
     }
 }
@@ -228,7 +284,9 @@ fn remember<E: Env>(env: &E, endpoint: &Endpoint, direction: Direction, epoch: u
 #[inline(always)]
 fn known<E: Env>(env: &E, endpoint: &Endpoint, work: &mut Work) -> bool {
     neighbour_key(endpoint, Direction::Egress, work);
-    let Some(flow) = env.flow(&work.flow) else { return false };
+    let Some(flow) = env.flow(&work.flow) else {
+        return false;
+    };
     let judged = Judged(flow.judged());
     let hz = match env.config() {
         Some(c) => c.hz,

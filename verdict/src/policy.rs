@@ -2,8 +2,8 @@
 
 use crate::env::{Env, Work};
 use crate::layout::{
-    Direction, PORT_ALLOW, PORT_DENY, PeerValue, PortKey, PrefixKey, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL,
-    V4,
+    Direction, PORT_ALLOW, PORT_DENY, PeerValue, PortKey, PrefixKey, RULE_ALLOW_ALL,
+    RULE_DEFAULT_ALL, RULE_DENY_ALL, V4,
 };
 use crate::reason::Reason;
 use crate::word::PolicyWord;
@@ -96,7 +96,13 @@ const fn mask(len: u32, from: u32) -> u32 {
 
 /// What the set's rules say: `None` = the word's default.
 #[inline(always)]
-fn rule<E: Env>(env: &E, set: u16, direction: Direction, class: u32, work: &mut Work) -> Option<bool> {
+fn rule<E: Env>(
+    env: &E,
+    set: u16,
+    direction: Direction,
+    class: u32,
+    work: &mut Work,
+) -> Option<bool> {
     work.rule.class = class;
     work.rule.set = set;
     work.rule.direction = direction as u8;

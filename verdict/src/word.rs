@@ -34,7 +34,11 @@ impl PolicyWord {
 
     /// Put together.
     pub const fn new(flags: u64, set: u16, epoch: u64) -> Self {
-        Self((flags & Self::FLAGS) | ((set as u64) << Self::SET_SHIFT) | (epoch << Self::EPOCH_SHIFT))
+        Self(
+            (flags & Self::FLAGS)
+                | ((set as u64) << Self::SET_SHIFT)
+                | (epoch << Self::EPOCH_SHIFT),
+        )
     }
 
     /// All flags.

@@ -24,7 +24,12 @@ fn every_case_comes_out_as_it_says() {
             }
         }
     }
-    assert!(failures.is_empty(), "{} of {count} cases:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {count} cases:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
     println!("{count} cases");
 }
 

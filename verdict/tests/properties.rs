@@ -85,12 +85,18 @@ impl Walk {
                 self.passed.clear();
                 self.known.extend(&spec.addresses);
             }
-            Change::Host(PeerKey { family, addr }, _) => drop(self.known.insert(addr.to_ip(*family as u8))),
+            Change::Host(PeerKey { family, addr }, _) => {
+                drop(self.known.insert(addr.to_ip(*family as u8)))
+            }
             // A table never changes under the epoch of tracked flows: the words follow the tables.
             Change::Peer(..) | Change::Prefix(..) | Change::Rule(..) | Change::Port(..) => {
                 self.epoch += 1;
                 let old = PolicyWord(self.policy.word);
-                self.change(&Change::Word(PolicyWord::new(old.flags(), old.set(), self.epoch)));
+                self.change(&Change::Word(PolicyWord::new(
+                    old.flags(),
+                    old.set(),
+                    self.epoch,
+                )));
             }
             _ => {}
         }
@@ -100,10 +106,23 @@ impl Walk {
     fn packet(&mut self, direction: Direction, via: Via, wire: &Wire) -> Result<(), TestCaseError> {
         let reason = self.world.packet(direction, via, wire).unwrap().reason;
         let Some(frame) = reference::read(wire) else {
-            prop_assert!(reason.is_drop() || reason == Reason::Suspended, "{reason}: passed and cannot be read");
+            prop_assert!(
+                reason.is_drop() || reason == Reason::Suspended,
+                "{reason}: passed and cannot be read"
+            );
             return Ok(());
         };
-        let Seen::Ip { src, dst, protocol, ports, icmp, .. } = frame else { return Ok(()) };
+        let Seen::Ip {
+            src,
+            dst,
+            protocol,
+            ports,
+            icmp,
+            ..
+        } = frame
+        else {
+            return Ok(());
+        };
         // Who asks for an echo is part of the flow; its identifier does not matter here.
         let echo = match (src.is_ipv4(), protocol, icmp) {
             (true, 1, Some(8)) | (false, 58, Some(128)) => (1, 2),
@@ -125,16 +144,25 @@ impl Walk {
         };
         let back = direction.reverse();
         match reason {
-            Reason::HostToPod | Reason::PodToHost | Reason::PodToItself => drop(self.always.insert(tuple)),
+            Reason::HostToPod | Reason::PodToHost | Reason::PodToItself => {
+                drop(self.always.insert(tuple))
+            }
             Reason::Tracked if self.always.contains(&tuple) => {}
             Reason::Tracked => prop_assert!(
                 asked(direction) || asked(back) && self.passed.contains(&(back, tuple)),
                 "{direction:?} {tuple:?}: tracked, and neither allowed nor an answer"
             ),
             // What always passes is told so too where it cannot be recorded.
-            Reason::ShareFull | Reason::TableFull if via == Via::Own || self.known.contains(&tuple.1) => {}
-            Reason::PolicyAllowed | Reason::DefaultAllowed | Reason::ShareFull | Reason::TableFull => {
-                prop_assert!(asked(direction), "{direction:?} {tuple:?}: {reason}, and not allowed");
+            Reason::ShareFull | Reason::TableFull
+                if via == Via::Own || self.known.contains(&tuple.1) => {}
+            Reason::PolicyAllowed
+            | Reason::DefaultAllowed
+            | Reason::ShareFull
+            | Reason::TableFull => {
+                prop_assert!(
+                    asked(direction),
+                    "{direction:?} {tuple:?}: {reason}, and not allowed"
+                );
             }
             _ => {}
         }
@@ -165,8 +193,18 @@ fn new_flow(source: &mut Source<'_>) -> (Direction, String, IpAddr, u8, u16) {
         1 => (132, format!("sctp 7 > {port}")),
         _ => (6, format!("tcp 7 > {port} syn")),
     };
-    let between = if direction == Direction::Ingress { format!("{name} > pod") } else { format!("pod > {name}") };
-    (direction, format!("{family} {between} {words}"), ip, protocol, port)
+    let between = if direction == Direction::Ingress {
+        format!("{name} > pod")
+    } else {
+        format!("pod > {name}")
+    };
+    (
+        direction,
+        format!("{family} {between} {words}"),
+        ip,
+        protocol,
+        port,
+    )
 }
 
 proptest! {

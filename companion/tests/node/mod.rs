@@ -38,7 +38,11 @@ pub struct Pod {
 
 fn run(command: &str) {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 pub fn netns(name: &str) -> PathBuf {
@@ -57,7 +61,14 @@ pub fn wait_until(what: &str, limit: Duration, mut is: impl FnMut() -> bool) -> 
 impl Node {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let suffix = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches(".tmp").to_lowercase();
+        let suffix = dir
+            .path()
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .trim_start_matches(".tmp")
+            .to_lowercase();
         let bpf = PathBuf::from(format!("/sys/fs/bpf/podgate-test-{suffix}"));
         let store = Store::create(dir.path().join("state")).unwrap();
         let name = format!("pgn-{suffix}");
@@ -66,7 +77,14 @@ impl Node {
              ip netns exec {name} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
              net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0"
         ));
-        Self { suffix, dir, bpf, store, daemon: None, pods: 0 }
+        Self {
+            suffix,
+            dir,
+            bpf,
+            store,
+            daemon: None,
+            pods: 0,
+        }
     }
 
     pub fn netns(&self) -> PathBuf {
@@ -75,14 +93,25 @@ impl Node {
 
     pub fn load(&self) {
         let locked = self.store.lock(LONG).unwrap();
-        load(&locked, &self.bpf, LoadOptions { flow_limit: 32_768, ..LoadOptions::default() }).unwrap();
+        load(
+            &locked,
+            &self.bpf,
+            LoadOptions {
+                flow_limit: 32_768,
+                ..LoadOptions::default()
+            },
+        )
+        .unwrap();
     }
 
     /// A namespace on a veth pair of its own.
     pub fn pod(&mut self) -> Pod {
         self.pods += 1;
         let n = self.pods;
-        let (node, pod) = (format!("pgn-{}", self.suffix), format!("pgp{n}-{}", self.suffix));
+        let (node, pod) = (
+            format!("pgn-{}", self.suffix),
+            format!("pgp{n}-{}", self.suffix),
+        );
         let veth = format!("pg{n}{}", &self.suffix[..self.suffix.len().min(8)]);
         run(&format!(
             "ip netns add {pod}; ip -n {pod} link set lo up; \
@@ -113,8 +142,72 @@ impl Node {
         }
     }
 
+    /// Many endpoints, `pod-0` and on, whose other ends stand in one namespace.
+    pub fn crowd(&mut self, count: usize, namespace: &str, mode: Mode) -> Vec<Record> {
+        self.pods += 1;
+        let (node, pod) = (
+            format!("pgn-{}", self.suffix),
+            format!("pgp{}-{}", self.pods, self.suffix),
+        );
+        run(&format!("ip netns add {pod}"));
+        let mut batch = String::new();
+        for i in 0..count {
+            batch.push_str(&format!(
+                "link add pc{i} type veth peer name eth{i} netns {pod}\n"
+            ));
+        }
+        let file = self.dir.path().join("batch");
+        fs::write(&file, batch).unwrap();
+        run(&format!("ip -n {node} -batch {}", file.display()));
+        let path = netns(&pod);
+        let (store, bpf, namespace) = (self.store.clone(), self.bpf.clone(), namespace.to_owned());
+        in_netns(&self.netns(), move || {
+            let mut interfaces = enforcer::hostnet::pod_interfaces(&path).unwrap();
+            interfaces.sort_by_key(|i| i.host_ifindex);
+            let mut endpoints = Endpoints::open(&bpf).unwrap();
+            let programs = Programs::open(endpoints.pins()).unwrap();
+            let mut records = Vec::new();
+            for (i, interface) in interfaces.iter().enumerate() {
+                let locked = store.lock(LONG).unwrap();
+                let reserved = endpoints.reserve(&locked).unwrap();
+                let mut record =
+                    record(&store, &path, interface, reserved.life, reserved.slot, mode);
+                record.pod_namespace = namespace.clone();
+                record.pod_name = format!("pod-{i}");
+                record.container_id = format!("crowd-{i}");
+                record.addresses = vec![IpAddr::from([10, 1, (i / 250) as u8, (i % 250) as u8])];
+                record.phase = Phase::Attached;
+                locked.put_record(&record).unwrap();
+                let new = NewEndpoint {
+                    ifindex: interface.host_ifindex,
+                    mac: interface.mac,
+                    addresses: record.addresses.clone(),
+                    extra_sources: vec![],
+                    source_guard: true,
+                    flags: PolicyWord::PENDING,
+                };
+                endpoints.create(&locked, reserved, &new).unwrap();
+                let attached = programs
+                    .attach(interface.host_ifindex, AttachMode::Clsact)
+                    .unwrap();
+                record.attach_mode = attached.mode;
+                records.push(record);
+            }
+            records
+        })
+        .unwrap()
+    }
+
     /// What the plugin does at ADD.
-    pub fn add(&self, pod: &Pod, namespace: &str, name: &str, mode: Mode, pending: bool, attach: AttachMode) -> Record {
+    pub fn add(
+        &self,
+        pod: &Pod,
+        namespace: &str,
+        name: &str,
+        mode: Mode,
+        pending: bool,
+        attach: AttachMode,
+    ) -> Record {
         let path = netns(&pod.netns);
         let (store, bpf) = (self.store.clone(), self.bpf.clone());
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
@@ -123,36 +216,22 @@ impl Node {
             let locked = store.lock(LONG).unwrap();
             let mut endpoints = Endpoints::open(&bpf).unwrap();
             let reserved = endpoints.reserve(&locked).unwrap();
-            let mut record = Record {
-                schema: state::records::SCHEMA,
-                phase: Phase::Intended,
-                boot_id: store.boot_id().to_owned(),
-                network: "test".into(),
-                container_id: format!("c-{name}"),
-                cni_ifname: "eth0".into(),
-                ifname: interface.ifname.clone(),
-                pod_namespace: namespace,
-                pod_name: name,
-                pod_uid: None,
-                labels: None,
-                netns: path.display().to_string(),
-                ifindex: interface.host_ifindex,
-                veth: interface.host_name.clone(),
-                life: reserved.life,
-                slot: reserved.slot,
-                mac: interface.mac.map(|b| format!("{b:02x}")).join(":"),
-                addresses: interface.addresses.iter().map(|n| n.ip()).collect(),
+            let mut record = record(
+                &store,
+                &path,
+                &interface,
+                reserved.life,
+                reserved.slot,
                 mode,
-                attach_mode: attach,
-                layout_version: verdict::layout::LAYOUT_VERSION,
-                attached_at: None,
-                attached_at_monotonic_ns: None,
-                source_guard: true,
-                extra_sources: vec![],
-                other: Default::default(),
-            };
+            );
+            record.container_id = format!("c-{name}");
+            (record.pod_namespace, record.pod_name, record.attach_mode) = (namespace, name, attach);
             locked.put_record(&record).unwrap();
-            let strict = if mode == Mode::Strict { PolicyWord::STRICT } else { 0 };
+            let strict = if mode == Mode::Strict {
+                PolicyWord::STRICT
+            } else {
+                0
+            };
             let new = NewEndpoint {
                 ifindex: interface.host_ifindex,
                 mac: interface.mac,
@@ -162,7 +241,10 @@ impl Node {
                 flags: strict | if pending { PolicyWord::PENDING } else { 0 },
             };
             endpoints.create(&locked, reserved, &new).unwrap();
-            let attached = Programs::open(endpoints.pins()).unwrap().attach(interface.host_ifindex, attach).unwrap();
+            let attached = Programs::open(endpoints.pins())
+                .unwrap()
+                .attach(interface.host_ifindex, attach)
+                .unwrap();
             record.attach_mode = attached.mode;
             record.phase = Phase::Attached;
             record.attached_at = Some(state::clock::now_rfc3339());
@@ -174,12 +256,26 @@ impl Node {
     }
 
     pub fn start(&mut self, extra: &[&str]) {
-        let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
         let child = Command::new("nsenter")
             .arg(format!("--net={}", self.netns().display()))
             .arg(env!("CARGO_BIN_EXE_podgated"))
-            .args(["--state-dir", self.store.root().to_str().unwrap(), "--bpf-dir", self.bpf.to_str().unwrap()])
-            .args(["--metrics-bind-addr", "127.0.0.1:8162", "--health-probe-bind-addr", "127.0.0.1:8163"])
+            .args([
+                "--state-dir",
+                self.store.root().to_str().unwrap(),
+                "--bpf-dir",
+                self.bpf.to_str().unwrap(),
+            ])
+            .args([
+                "--metrics-bind-addr",
+                "127.0.0.1:8162",
+                "--health-probe-bind-addr",
+                "127.0.0.1:8163",
+            ])
             .args(["--log-level", "debug"])
             .args(extra)
             .stdin(Stdio::null())
@@ -208,7 +304,11 @@ impl Node {
         run(&format!("kill -s {signal} {}", child.id()));
         let begin = Instant::now();
         while child.try_wait().unwrap().is_none() {
-            assert!(begin.elapsed() < LONG, "podgated does not end\n{}", self.log());
+            assert!(
+                begin.elapsed() < LONG,
+                "podgated does not end\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -218,14 +318,17 @@ impl Node {
         let at = state::clock::monotonic_ns();
         let marks = companion::marks::Marks::look(&self.store).unwrap();
         wait_until("the companion applies", LONG, || {
-            companion::status::Companion::read(&self.store).unwrap().is_some_and(|c| c.has_applied(&marks, at))
+            companion::status::Companion::read(&self.store)
+                .unwrap()
+                .is_some_and(|c| c.has_applied(&marks, at))
         })
     }
 
     pub fn policy(&self, file: &str, text: &str) {
         let path = self.store.layout().policies().join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let hidden = path.with_file_name(format!(".{}", path.file_name().unwrap().to_str().unwrap()));
+        let hidden =
+            path.with_file_name(format!(".{}", path.file_name().unwrap().to_str().unwrap()));
         fs::write(&hidden, text).unwrap();
         fs::rename(hidden, path).unwrap();
     }
@@ -242,15 +345,62 @@ impl Node {
     pub fn connects(&self, from: &Pod, to: &Pod, port: u16) -> bool {
         let v4 = connects(from, to, SocketAddr::new(to.v4, port));
         let v6 = connects(from, to, SocketAddr::new(to.v6, port));
-        assert_eq!(v4, v6, "the families differ: port {port}: {:#?}", self.reasons());
+        assert_eq!(
+            v4,
+            v6,
+            "the families differ: port {port}: {:#?}",
+            self.reasons()
+        );
         v4
     }
 }
 
+fn record(
+    store: &Store,
+    netns: &Path,
+    interface: &enforcer::hostnet::PodInterface,
+    life: u32,
+    slot: u32,
+    mode: Mode,
+) -> Record {
+    Record {
+        schema: state::records::SCHEMA,
+        phase: Phase::Intended,
+        boot_id: store.boot_id().to_owned(),
+        network: "test".into(),
+        container_id: String::new(),
+        cni_ifname: "eth0".into(),
+        ifname: interface.ifname.clone(),
+        pod_namespace: String::new(),
+        pod_name: String::new(),
+        pod_uid: None,
+        labels: None,
+        netns: netns.display().to_string(),
+        ifindex: interface.host_ifindex,
+        veth: interface.host_name.clone(),
+        life,
+        slot,
+        mac: interface.mac.map(|b| format!("{b:02x}")).join(":"),
+        addresses: interface.addresses.iter().map(|n| n.ip()).collect(),
+        mode,
+        attach_mode: AttachMode::Clsact,
+        layout_version: verdict::layout::LAYOUT_VERSION,
+        attached_at: None,
+        attached_at_monotonic_ns: None,
+        source_guard: true,
+        extra_sources: vec![],
+        other: Default::default(),
+    }
+}
+
 pub fn connects(from: &Pod, to: &Pod, address: SocketAddr) -> bool {
-    let listener = in_netns(&netns(&to.netns), move || TcpListener::bind(address).unwrap()).unwrap();
-    let connected =
-        in_netns(&netns(&from.netns), move || TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok());
+    let listener = in_netns(&netns(&to.netns), move || {
+        TcpListener::bind(address).unwrap()
+    })
+    .unwrap();
+    let connected = in_netns(&netns(&from.netns), move || {
+        TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
+    });
     drop(listener);
     connected.unwrap()
 }
@@ -263,13 +413,19 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(from: &Pod, to: &Pod, address: SocketAddr) -> Self {
-        let listener = in_netns(&netns(&to.netns), move || TcpListener::bind(address).unwrap()).unwrap();
-        let client =
-            in_netns(&netns(&from.netns), move || TcpStream::connect_timeout(&address, Duration::from_secs(2)).unwrap())
-                .unwrap();
+        let listener = in_netns(&netns(&to.netns), move || {
+            TcpListener::bind(address).unwrap()
+        })
+        .unwrap();
+        let client = in_netns(&netns(&from.netns), move || {
+            TcpStream::connect_timeout(&address, Duration::from_secs(2)).unwrap()
+        })
+        .unwrap();
         let (server, _) = listener.accept().unwrap();
         for stream in [&client, &server] {
-            stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_millis(300)))
+                .unwrap();
             stream.set_nodelay(true).unwrap();
         }
         Self { client, server }
@@ -294,20 +450,29 @@ impl Drop for Node {
         if std::thread::panicking() {
             let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(60).collect();
-            eprintln!("--- podgated\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            eprintln!(
+                "--- podgated\n{}",
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
         }
         for n in 1..=self.pods {
-            let _ = Command::new("ip").args(["netns", "del", &format!("pgp{n}-{}", self.suffix)]).status();
+            let _ = Command::new("ip")
+                .args(["netns", "del", &format!("pgp{n}-{}", self.suffix)])
+                .status();
         }
-        let _ = Command::new("ip").args(["netns", "del", &format!("pgn-{}", self.suffix)]).status();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &format!("pgn-{}", self.suffix)])
+            .status();
         let _ = fs::remove_dir_all(&self.bpf);
     }
 }
 
 /// A document that lets some addresses in on a TCP port.
 pub fn allow(name: &str, pod: &Pod, pod_name: &str, from: &[IpAddr], port: u16) -> String {
-    let rules: String =
-        from.iter().map(|ip| format!("  - {{cidr: \"{ip}\", ports: [{{protocol: TCP, port: {port}}}]}}\n")).collect();
+    let rules: String = from
+        .iter()
+        .map(|ip| format!("  - {{cidr: \"{ip}\", ports: [{{protocol: TCP, port: {port}}}]}}\n"))
+        .collect();
     format!(
         "apiVersion: networking.k8s.aws/v1alpha1\nkind: PolicyEndpoint\nmetadata: {{name: {name}-1, namespace: shop}}\nspec:\n  \
          policyRef: {{name: {name}, namespace: shop}}\n  podIsolation: [Ingress]\n  podSelector: {{}}\n  \
@@ -318,7 +483,9 @@ pub fn allow(name: &str, pod: &Pod, pod_name: &str, from: &[IpAddr], port: u16) 
 
 /// The same, marked as complete.
 pub fn marked(text: &str, generation: u32) -> String {
-    let marks = format!("annotations: {{podgate.dev/parts: \"1\", podgate.dev/generation: \"{generation}\"}}, ");
+    let marks = format!(
+        "annotations: {{podgate.dev/parts: \"1\", podgate.dev/generation: \"{generation}\"}}, "
+    );
     text.replacen("metadata: {", &format!("metadata: {{{marks}"), 1)
 }
 
@@ -326,15 +493,25 @@ impl Node {
     /// Counters by slot, direction and reason: for messages of tests that fail.
     pub fn reasons(&self) -> Vec<String> {
         let pins = enforcer::pins::Pins::new(&self.bpf);
-        let map = enforcer::maps::per_cpu_hash::<u32, enforcer::maps::CounterValue>(&pins, "REASONS").unwrap();
+        let map =
+            enforcer::maps::per_cpu_hash::<u32, enforcer::maps::CounterValue>(&pins, "REASONS")
+                .unwrap();
         let mut all: Vec<String> = map
             .iter()
             .filter_map(Result::ok)
             .map(|(key, values)| {
                 let reason = verdict::Reason::from_number(key as u8);
                 let name = reason.map_or("?", |r| r.name());
-                let direction = if key >> 8 & 1 == 0 { "ingress" } else { "egress" };
-                format!("{} {direction} {name}: {}", key >> 16, values.iter().map(|v| v.0.packets).sum::<u64>())
+                let direction = if key >> 8 & 1 == 0 {
+                    "ingress"
+                } else {
+                    "egress"
+                };
+                format!(
+                    "{} {direction} {name}: {}",
+                    key >> 16,
+                    values.iter().map(|v| v.0.packets).sum::<u64>()
+                )
             })
             .collect();
         all.sort();

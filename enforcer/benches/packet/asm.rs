@@ -14,7 +14,12 @@ pub(crate) struct Insn {
 }
 
 const fn insn(code: u8, dst: u8, src: u8, offset: i16, imm: i32) -> Insn {
-    Insn { code, registers: (src << 4) | dst, offset, imm }
+    Insn {
+        code,
+        registers: (src << 4) | dst,
+        offset,
+        imm,
+    }
 }
 
 const BPF_PROG_LOAD: libc::c_int = 5;
@@ -58,6 +63,17 @@ impl Program {
         self.0.push(insn(0x55, 0, 0, 2, 0));
         self.0.push(insn(0xb7, 0, 0, 0, 1));
         self.0.push(insn(0x95, 0, 0, 0, 0));
+        self
+    }
+
+    /// Loads the frame's first 70 bytes onto the stack.
+    pub(crate) fn head(mut self) -> Self {
+        self.0.push(insn(0xbf, 1, 6, 0, 0));
+        self.0.push(insn(0xb7, 2, 0, 0, 0));
+        self.0.push(insn(0xbf, 3, 10, 0, 0));
+        self.0.push(insn(0x07, 3, 0, 0, -72));
+        self.0.push(insn(0xb7, 4, 0, 0, 70));
+        self.0.push(insn(0x85, 0, 0, 0, 26));
         self
     }
 
@@ -142,6 +158,17 @@ pub(crate) fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     attr[1] = (&raw const key) as u64;
     attr[2] = (&raw const value) as u64;
     // SAFETY: as in `bpf`; this command returns no descriptor.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, attr.as_ptr(), size_of_val(&attr)) };
-    if done == 0 { Ok(array) } else { Err(io::Error::last_os_error()) }
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_ELEM,
+            attr.as_ptr(),
+            size_of_val(&attr),
+        )
+    };
+    if done == 0 {
+        Ok(array)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

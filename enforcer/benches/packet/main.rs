@@ -42,7 +42,13 @@ struct Measured {
 }
 
 impl Measured {
-    fn new(name: impl Into<String>, fd: BorrowedFd<'_>, wire: &Wire, ingress_ifindex: u32, want: u32) -> Result<Self> {
+    fn new(
+        name: impl Into<String>,
+        fd: BorrowedFd<'_>,
+        wire: &Wire,
+        ingress_ifindex: u32,
+        want: u32,
+    ) -> Result<Self> {
         Ok(Self {
             name: name.into(),
             fd: fd.try_clone_to_owned()?,
@@ -57,9 +63,14 @@ impl Measured {
         let ctx = context(self.ingress_ifindex, 0);
         let begin = Instant::now();
         let returned = test_run(self.fd.as_fd(), &self.wire.bytes.0, &ctx, repeat)?;
-        self.ns.push(begin.elapsed().as_nanos() as f64 / f64::from(repeat));
+        self.ns
+            .push(begin.elapsed().as_nanos() as f64 / f64::from(repeat));
         if returned != self.want {
-            return Err(format!("{}: the program returned {returned}, not {}", self.name, self.want).into());
+            return Err(format!(
+                "{}: the program returned {returned}, not {}",
+                self.name, self.want
+            )
+            .into());
         }
         Ok(())
     }
@@ -83,7 +94,14 @@ fn test_run(program: BorrowedFd<'_>, frame: &[u8], ctx: &[u8], repeat: u32) -> R
     attr[5] = ctx.len() as u64;
     attr[6] = ctx.as_ptr() as u64;
     // SAFETY: the attribute is as long as it says, and what it points to outlives the call.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, attr.as_mut_ptr(), size_of_val(&attr)) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            attr.as_mut_ptr(),
+            size_of_val(&attr),
+        )
+    };
     if done != 0 {
         return Err(std::io::Error::last_os_error().into());
     }
@@ -95,13 +113,18 @@ const DROP: u32 = 2;
 
 fn bytes_of<const N: usize>(words: &[u32]) -> [u8; N] {
     let mut out = [0; N];
-    out.iter_mut().zip(words.iter().flat_map(|w| w.to_ne_bytes())).for_each(|(o, b)| *o = b);
+    out.iter_mut()
+        .zip(words.iter().flat_map(|w| w.to_ne_bytes()))
+        .for_each(|(o, b)| *o = b);
     out
 }
 
 fn key_bytes(key: &layout::FlowKey) -> [u8; 44] {
     let ports = u32::from_ne_bytes({
-        let ([a, b], [c, d]) = (key.local_port_be.to_ne_bytes(), key.remote_port_be.to_ne_bytes());
+        let ([a, b], [c, d]) = (
+            key.local_port_be.to_ne_bytes(),
+            key.remote_port_be.to_ne_bytes(),
+        );
         [a, b, c, d]
     });
     let [e, f] = key.echo.to_ne_bytes();
@@ -125,7 +148,10 @@ fn floor(kernel: &Kernel, direction: Direction, flow: &layout::FlowKey) -> Resul
         .lookup(config.fd().as_fd(), &bytes_of::<4>(&[0]))
         .jiffies()
         .lookup(flows.fd().as_fd(), &key_bytes(flow))
-        .lookup(passed.fd().as_fd(), &bytes_of::<4>(&[slot * 2 + direction as u32]));
+        .lookup(
+            passed.fd().as_fd(),
+            &bytes_of::<4>(&[slot * 2 + direction as u32]),
+        );
     Ok(program.load()?)
 }
 
@@ -138,7 +164,11 @@ fn begin(kernel: &mut Kernel) -> Result<()> {
 }
 
 fn fd_of(kernel: &Kernel, direction: Direction) -> Result<BorrowedFd<'_>> {
-    let program = if direction == Direction::Ingress { &kernel.ingress } else { &kernel.egress };
+    let program = if direction == Direction::Ingress {
+        &kernel.ingress
+    } else {
+        &kernel.egress
+    };
     Ok(program.fd()?.as_fd())
 }
 
@@ -156,18 +186,49 @@ fn tracked(kernel: &mut Kernel) -> Result<f64> {
     begin(kernel)?;
     kernel.change(&Change::Word(PolicyWord::new(0, 1, 2)))?;
     let mut all = Vec::new();
-    let plain = frame("v4 peer > pod tcp 40000 > 80 ack data=100", Direction::Ingress)?;
-    all.push(Measured::new("empty", Program::new().load()?.as_fd(), &plain, 7, PASS)?);
+    let plain = frame(
+        "v4 peer > pod tcp 40000 > 80 ack data=100",
+        Direction::Ingress,
+    )?;
+    all.push(Measured::new(
+        "empty",
+        Program::new().load()?.as_fd(),
+        &plain,
+        7,
+        PASS,
+    )?);
+    all.push(Measured::new(
+        "head of the frame",
+        Program::new().head().load()?.as_fd(),
+        &plain,
+        7,
+        PASS,
+    )?);
     for family in ["v4", "v6"] {
         for (direction, way, words) in [
-            (Direction::Ingress, "in", "peer > pod tcp 40000 > 80 ack data=100"),
-            (Direction::Egress, "out", "pod > peer tcp 80 > 40000 ack data=100"),
+            (
+                Direction::Ingress,
+                "in",
+                "peer > pod tcp 40000 > 80 ack data=100",
+            ),
+            (
+                Direction::Egress,
+                "out",
+                "pod > peer tcp 80 > 40000 ack data=100",
+            ),
         ] {
             let wire = frame(&format!("{family} {words}"), direction)?;
             kernel.packet(direction, Via::Uplink, &wire)?;
             let flows: HashMap<MapData, FlowKey, FlowValue> = maps::hash(&kernel.pins, "FLOWS")?;
-            let wanted = if family == "v4" { layout::V4 } else { layout::V6 };
-            let key = flows.keys().filter_map(std::result::Result::ok).find(|k| k.0.family == wanted);
+            let wanted = if family == "v4" {
+                layout::V4
+            } else {
+                layout::V6
+            };
+            let key = flows
+                .keys()
+                .filter_map(std::result::Result::ok)
+                .find(|k| k.0.family == wanted);
             let key = key.ok_or("no flow was recorded")?.0;
             all.push(Measured::new(
                 format!("floor {family} {way}"),
@@ -176,7 +237,13 @@ fn tracked(kernel: &mut Kernel) -> Result<f64> {
                 7,
                 PASS,
             )?);
-            all.push(Measured::new(format!("tracked {family} {way}"), fd_of(kernel, direction)?, &wire, 7, PASS)?);
+            all.push(Measured::new(
+                format!("tracked {family} {way}"),
+                fd_of(kernel, direction)?,
+                &wire,
+                7,
+                PASS,
+            )?);
         }
     }
     for round in 0..=ROUNDS {
@@ -190,13 +257,25 @@ fn tracked(kernel: &mut Kernel) -> Result<f64> {
     let empty = all[0].cost();
     let floor_of = |name: &str| {
         let rest = name.strip_prefix("tracked ")?;
-        all.iter().find(|m| m.name == format!("floor {rest}")).map(Measured::cost)
+        all.iter()
+            .find(|m| m.name == format!("floor {rest}"))
+            .map(Measured::cost)
     };
     print_all(&all, empty, floor_of);
-    let worst = all.iter().filter_map(|m| Some(m.cost() / floor_of(&m.name)?)).fold(0.0, f64::max);
-    let tracked: Vec<f64> = all.iter().filter(|m| m.name.starts_with("tracked")).map(Measured::cost).collect();
+    let worst = all
+        .iter()
+        .filter_map(|m| Some(m.cost() / floor_of(&m.name)?))
+        .fold(0.0, f64::max);
+    let tracked: Vec<f64> = all
+        .iter()
+        .filter(|m| m.name.starts_with("tracked"))
+        .map(Measured::cost)
+        .collect();
     let slowest = tracked.iter().copied().fold(0.0, f64::max);
-    println!("tracked packet: at most {worst:.2} x its floor (to hold: 1.5), {:.2} x empty (8)\n", slowest / empty);
+    println!(
+        "tracked packet: at most {worst:.2} x its floor (to hold: 1.5), {:.2} x empty (8)\n",
+        slowest / empty
+    );
     Ok(tracked.iter().sum::<f64>() / tracked.len() as f64)
 }
 
@@ -208,13 +287,27 @@ fn fill_peers(kernel: &Kernel, prefixes: bool) -> Result<()> {
     let mut trie: LpmTrie<MapData, PrefixData, PrefixValue> = maps::trie(&kernel.pins, "PREFIXES")?;
     for class in 1..=64u32 {
         for direction in 0..2 {
-            let key = layout::RuleKey { class, set: 1, direction, family: layout::V4 };
+            let key = layout::RuleKey {
+                class,
+                set: 1,
+                direction,
+                family: layout::V4,
+            };
             rules.insert(RuleKey(key), class, 0)?;
         }
         for range in 0..RANGES {
             let port_be = (1024 + range * 64).to_be();
-            let key = layout::PortKey { prefix_len: 58, port_set: class, protocol_be: 6u16.to_be(), port_be };
-            let value = if range % 2 == 0 { PORT_ALLOW } else { PORT_DENY };
+            let key = layout::PortKey {
+                prefix_len: 58,
+                port_set: class,
+                protocol_be: 6u16.to_be(),
+                port_be,
+            };
+            let value = if range % 2 == 0 {
+                PORT_ALLOW
+            } else {
+                PORT_DENY
+            };
             ports.insert(&port_key(&key), value, 0)?;
         }
     }
@@ -222,12 +315,26 @@ fn fill_peers(kernel: &Kernel, prefixes: bool) -> Result<()> {
         let addr = layout::Addr::v4((0x0a80_0000 + i * 4).to_be_bytes());
         let class = 1 + i % 64;
         if prefixes {
-            let key = layout::PrefixKey { prefix_len: 32 + 30, family: 4, addr };
-            let value = layout::PrefixValue { class, len: 30, addr, family: 4, class_again: class };
+            let key = layout::PrefixKey {
+                prefix_len: 32 + 30,
+                family: 4,
+                addr,
+            };
+            let value = layout::PrefixValue {
+                class,
+                len: 30,
+                addr,
+                family: 4,
+                class_again: class,
+            };
             trie.insert(&prefix_key(&key), PrefixValue(value), 0)?;
         } else {
             let key = layout::PeerKey { family: 4, addr };
-            exact.insert(PeerKey(key), PeerValue(layout::PeerValue::new(&key, class)), 0)?;
+            exact.insert(
+                PeerKey(key),
+                PeerValue(layout::PeerValue::new(&key, class)),
+                0,
+            )?;
         }
     }
     Ok(())
@@ -239,8 +346,14 @@ fn new_flow(kernel: &mut Kernel, prefixes: bool, tracked: f64) -> Result<()> {
     fill_peers(kernel, prefixes)?;
     let flags = PolicyWord::ISOLATED_INGRESS | PolicyWord::RULES_INGRESS;
     kernel.change(&Change::Word(PolicyWord::new(flags, 1, 2)))?;
-    let allowed = frame("v4 10.129.0.0 > pod tcp 40000 > 1030 syn", Direction::Ingress)?;
-    let denied = frame("v4 10.129.0.0 > pod tcp 40000 > 1100 syn", Direction::Ingress)?;
+    let allowed = frame(
+        "v4 10.129.0.0 > pod tcp 40000 > 1030 syn",
+        Direction::Ingress,
+    )?;
+    let denied = frame(
+        "v4 10.129.0.0 > pod tcp 40000 > 1100 syn",
+        Direction::Ingress,
+    )?;
     let ingress = fd_of(kernel, Direction::Ingress)?.try_clone_to_owned()?;
     let mut verdict = Measured::new("denied", ingress.as_fd(), &denied, 7, DROP)?;
 
@@ -249,9 +362,23 @@ fn new_flow(kernel: &mut Kernel, prefixes: bool, tracked: f64) -> Result<()> {
     let count = asm::counter()?;
     let empty = Program::new().load()?;
     // A program array forgets its programs when nobody in user space holds it: both live until the end.
-    let arrays = [asm::program_array(empty.as_fd())?, asm::program_array(ingress.as_fd())?];
-    let varying = |array: &OwnedFd| Program::new().vary(count.as_fd(), SOURCE_PORT).tail_call(array.as_fd()).load();
-    let mut varied = Measured::new("varied, empty", varying(&arrays[0])?.as_fd(), &allowed, 7, PASS)?;
+    let arrays = [
+        asm::program_array(empty.as_fd())?,
+        asm::program_array(ingress.as_fd())?,
+    ];
+    let varying = |array: &OwnedFd| {
+        Program::new()
+            .vary(count.as_fd(), SOURCE_PORT)
+            .tail_call(array.as_fd())
+            .load()
+    };
+    let mut varied = Measured::new(
+        "varied, empty",
+        varying(&arrays[0])?.as_fd(),
+        &allowed,
+        7,
+        PASS,
+    )?;
     let mut recorded = Measured::new("recorded", varying(&arrays[1])?.as_fd(), &allowed, 7, PASS)?;
     for round in 0..=ROUNDS / 5 {
         verdict.run(REPEAT)?;
@@ -265,19 +392,36 @@ fn new_flow(kernel: &mut Kernel, prefixes: bool, tracked: f64) -> Result<()> {
         kernel.forget_flows();
     }
     let (verdict, recorded) = (verdict.cost(), recorded.cost() - varied.cost());
-    let (what, more) = if prefixes { ("prefixes", 8.0) } else { ("exact peers", 0.0) };
+    let (what, more) = if prefixes {
+        ("prefixes", 8.0)
+    } else {
+        ("exact peers", 0.0)
+    };
     println!("new flow, {PEERS} {what}, {RANGES} port ranges each:");
-    println!("  verdict alone      {verdict:8.1} ns = {:5.2} x tracked (to hold: {})", verdict / tracked, 5.0 + more);
-    println!("  with flow recorded {recorded:8.1} ns = {:5.2} x tracked (to hold: {})", recorded / tracked, 12.0 + more);
+    println!(
+        "  verdict alone      {verdict:8.1} ns = {:5.2} x tracked (to hold: {})",
+        verdict / tracked,
+        5.0 + more
+    );
+    println!(
+        "  with flow recorded {recorded:8.1} ns = {:5.2} x tracked (to hold: {})",
+        recorded / tracked,
+        12.0 + more
+    );
     Ok(())
 }
 
 /// Instructions that the verifier looked at, and those of the program.
 fn verified(kernel: &Kernel) -> Result<()> {
-    println!("\n{:<18} {:>12} {:>14} {:>10}", "program", "instructions", "verified insns", "jited");
+    println!(
+        "\n{:<18} {:>12} {:>14} {:>10}",
+        "program", "instructions", "verified insns", "jited"
+    );
     for info in aya::programs::loaded_programs() {
         let Ok(info) = info else { continue };
-        let ours = [&kernel.ingress, &kernel.egress].iter().any(|p| p.info().is_ok_and(|i| i.id() == info.id()));
+        let ours = [&kernel.ingress, &kernel.egress]
+            .iter()
+            .any(|p| p.info().is_ok_and(|i| i.id() == info.id()));
         if ours {
             println!(
                 "{:<18} {:>12} {:>14} {:>10}",

@@ -69,7 +69,10 @@ pub(crate) fn context(ingress_ifindex: u32, gso_size: u16) -> [u8; 192] {
 /// Puts the calling thread into a network namespace of its own, with loopback up.
 pub(crate) fn own_namespace() {
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs CAP_SYS_ADMIN");
-    let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+    let up = std::process::Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()
+        .unwrap();
     assert!(up.success());
 }
 
@@ -78,20 +81,39 @@ impl Kernel {
     pub(crate) fn load() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(dir.path()).unwrap();
-        let bpf = PathBuf::from(format!("/sys/fs/bpf/podgate-test-run-{}-{:x}", std::process::id(), random()));
+        let bpf = PathBuf::from(format!(
+            "/sys/fs/bpf/podgate-test-run-{}-{:x}",
+            std::process::id(),
+            random()
+        ));
         let pins = Pins::new(&bpf);
         let locked = store.lock(Duration::from_secs(5)).unwrap();
-        load(&locked, &bpf, LoadOptions { flow_limit: 524_288, ..LoadOptions::default() }).unwrap();
+        load(
+            &locked,
+            &bpf,
+            LoadOptions {
+                flow_limit: 524_288,
+                ..LoadOptions::default()
+            },
+        )
+        .unwrap();
         drop(locked);
         let program = |name| SchedClassifier::from_pin(pins.program(name)).unwrap();
         let (ingress, egress) = (program(PROGRAM_INGRESS), program(PROGRAM_EGRESS));
         let config: Array<_, ConfigValue> = maps::array(&pins, "CONFIG").unwrap();
         let takes = |ctx: &[u8]| {
             let frame = [0u8; 64];
-            let options = TestRunOptions { data_in: Some(&frame), ctx_in: Some(ctx), ..Default::default() };
+            let options = TestRunOptions {
+                data_in: Some(&frame),
+                ctx_in: Some(ctx),
+                ..Default::default()
+            };
             ingress.test_run(options).is_ok()
         };
-        assert!(takes(&context(0, 0)), "BPF_PROG_TEST_RUN does not work here");
+        assert!(
+            takes(&context(0, 0)),
+            "BPF_PROG_TEST_RUN does not work here"
+        );
         Self {
             carries_ingress_interface: takes(&context(7, 0)),
             carries_gso: takes(&context(0, 1000)),
@@ -135,7 +157,16 @@ impl Kernel {
         let mut swept: Array<_, SweptValue> = maps::array(&self.pins, "SWEPT").unwrap();
         for slot in [0, self.slot()] {
             let made = shares.get(&slot, 0).unwrap().0;
-            swept.set(slot, SweptValue(Swept { removed: made.made, answered: made.answered }), 0).unwrap();
+            swept
+                .set(
+                    slot,
+                    SweptValue(Swept {
+                        removed: made.made,
+                        answered: made.answered,
+                    }),
+                    0,
+                )
+                .unwrap();
         }
     }
 
@@ -185,14 +216,21 @@ impl Kernel {
         };
         let mut flows = self.hash::<FlowKey, FlowValue>("FLOWS");
         let all: Vec<_> = flows.iter().filter_map(Result::ok).collect();
-        all.into_iter().for_each(|(k, v)| flows.insert(k, older(v), 2).unwrap());
+        all.into_iter()
+            .for_each(|(k, v)| flows.insert(k, older(v), 2).unwrap());
         let mut fragments = maps::lru::<FragmentKey, FlowValue>(&self.pins, "FRAGMENTS").unwrap();
         let all: Vec<_> = fragments.iter().filter_map(Result::ok).collect();
-        all.into_iter().for_each(|(k, v)| fragments.insert(k, older(v), 2).unwrap());
+        all.into_iter()
+            .for_each(|(k, v)| fragments.insert(k, older(v), 2).unwrap());
     }
 
     fn passed(&self, slot: u32, direction: Direction) -> u64 {
-        self.passed.get(&(slot * 2 + direction as u32), 0).unwrap().iter().map(|c| c.0.packets).sum()
+        self.passed
+            .get(&(slot * 2 + direction as u32), 0)
+            .unwrap()
+            .iter()
+            .map(|c| c.0.packets)
+            .sum()
     }
 
     /// The one reason that was counted since the last call, with its packets; `Tracked` has no counter by reason.
@@ -202,14 +240,23 @@ impl Kernel {
             let (key, values) = entry.map_err(|e| e.to_string())?;
             found.push((key, values.iter().map(|c| c.0.packets).sum::<u64>()));
         }
-        found.iter().for_each(|(key, _)| drop(self.reasons.remove(key)));
+        found
+            .iter()
+            .for_each(|(key, _)| drop(self.reasons.remove(key)));
         match found.as_slice() {
             [] => Ok((Reason::Tracked, 0)),
             [(key, packets)] => {
-                let reason = Reason::from_number(*key as u8).ok_or_else(|| format!("reason {}", *key as u8))?;
-                let wanted = if reason == Reason::NoEndpoint { 0 } else { slot };
+                let reason = Reason::from_number(*key as u8)
+                    .ok_or_else(|| format!("reason {}", *key as u8))?;
+                let wanted = if reason == Reason::NoEndpoint {
+                    0
+                } else {
+                    slot
+                };
                 if key >> 16 != wanted || (key >> 8) & 0xff != direction as u32 {
-                    return Err(format!("{reason} counted under key {key:#x}, not for slot {wanted}"));
+                    return Err(format!(
+                        "{reason} counted under key {key:#x}, not for slot {wanted}"
+                    ));
                 }
                 Ok((reason, *packets))
             }
@@ -228,21 +275,31 @@ impl World for Kernel {
                     ifindex: IFINDEX,
                     mac: spec.mac,
                     addresses: spec.addresses.clone(),
-                    extra_sources: spec.extra.iter().map(|(a, l)| IpNetwork::new(*a, *l).unwrap()).collect(),
+                    extra_sources: spec
+                        .extra
+                        .iter()
+                        .map(|(a, l)| IpNetwork::new(*a, *l).unwrap())
+                        .collect(),
                     source_guard: spec.guard,
                     flags: 0,
                 };
                 let locked = self.store.lock(Duration::from_secs(5)).unwrap();
                 let reserved = self.endpoints.reserve(&locked).map_err(|e| e.to_string())?;
-                let row = self.endpoints.create(&locked, reserved, &new).map_err(|e| e.to_string())?;
+                let row = self
+                    .endpoints
+                    .create(&locked, reserved, &new)
+                    .map_err(|e| e.to_string())?;
                 self.endpoints.words.set(row.slot, PolicyWord(0));
             }
             Change::Word(word) => self.endpoints.words.set(self.slot(), *word),
             Change::Peer(key, value) => self.set("PEERS", PeerKey(*key), value.map(PeerValue)),
             Change::Prefix(key, value) => {
-                let mut trie: LpmTrie<_, PrefixData, PrefixValue> = maps::trie(&self.pins, "PREFIXES").unwrap();
+                let mut trie: LpmTrie<_, PrefixData, PrefixValue> =
+                    maps::trie(&self.pins, "PREFIXES").unwrap();
                 match value {
-                    Some(value) => trie.insert(&prefix_key(key), PrefixValue(*value), 0).unwrap(),
+                    Some(value) => trie
+                        .insert(&prefix_key(key), PrefixValue(*value), 0)
+                        .unwrap(),
                     None => drop(trie.remove(&prefix_key(key))),
                 }
             }
@@ -259,17 +316,31 @@ impl World for Kernel {
             Change::HostPort(key) => self.set("HOSTPORTS", HostPortKey(*key), Some(1u32)),
             // Both families: new namespaces have bindv6only = 0.
             Change::Listen(6, port) => {
-                self.sockets.push(Box::new(TcpListener::bind(("::", *port)).map_err(|e| e.to_string())?));
+                self.sockets.push(Box::new(
+                    TcpListener::bind(("::", *port)).map_err(|e| e.to_string())?,
+                ));
             }
             Change::Listen(_, port) => {
-                self.sockets.push(Box::new(UdpSocket::bind(("::", *port)).map_err(|e| e.to_string())?));
+                self.sockets.push(Box::new(
+                    UdpSocket::bind(("::", *port)).map_err(|e| e.to_string())?,
+                ));
             }
             Change::Config(config) => {
                 let mut map: Array<_, ConfigValue> = maps::array(&self.pins, "CONFIG").unwrap();
-                map.set(0, ConfigValue(Config { hz: self.hz, ..*config }), 0).unwrap();
+                map.set(
+                    0,
+                    ConfigValue(Config {
+                        hz: self.hz,
+                        ..*config
+                    }),
+                    0,
+                )
+                .unwrap();
             }
             Change::Wait(seconds) => self.wait(*seconds),
-            Change::Jiffies(_) | Change::Capacity(_) => return Err("only the model can do that".into()),
+            Change::Jiffies(_) | Change::Capacity(_) => {
+                return Err("only the model can do that".into());
+            }
         }
         Ok(())
     }
@@ -280,22 +351,37 @@ impl World for Kernel {
             Direction::Egress => &self.egress,
         };
         // Towards the host no rule asks for it: where the kernel cannot carry it, it stays away.
-        let from = if self.carries_ingress_interface { via.ifindex(IFINDEX) } else { 0 };
+        let from = if self.carries_ingress_interface {
+            via.ifindex(IFINDEX)
+        } else {
+            0
+        };
         let ctx = context(from, wire.gso_size);
         let slot = self.slot();
         let before = self.passed(slot, direction);
-        let options =
-            TestRunOptions { data_in: Some(&wire.bytes.0), ctx_in: Some(&ctx), ..TestRunOptions::default() };
-        let result = program.test_run(options).map_err(|e| format!("run program: {e:?}"))?;
+        let options = TestRunOptions {
+            data_in: Some(&wire.bytes.0),
+            ctx_in: Some(&ctx),
+            ..TestRunOptions::default()
+        };
+        let result = program
+            .test_run(options)
+            .map_err(|e| format!("run program: {e:?}"))?;
         let dropped = match result.return_value {
             PASS => false,
             DROP => true,
             other => return Err(format!("the program returned {other}")),
         };
-        let segments = if wire.gso_size == 0 { 1 } else { u64::from(SEGMENTS) };
+        let segments = if wire.gso_size == 0 {
+            1
+        } else {
+            u64::from(SEGMENTS)
+        };
         let (reason, counted) = self.reason(slot, direction)?;
         if reason != Reason::Tracked && counted != segments {
-            return Err(format!("{reason} counted {counted} packets, not {segments}"));
+            return Err(format!(
+                "{reason} counted {counted} packets, not {segments}"
+            ));
         }
         let passed = self.passed(slot, direction) - before;
         if passed != if dropped { 0 } else { segments } {
@@ -307,7 +393,11 @@ impl World for Kernel {
     fn flows(&mut self) -> Result<usize, String> {
         let life = self.life();
         let flows = self.hash::<FlowKey, FlowValue>("FLOWS");
-        Ok(flows.keys().filter_map(Result::ok).filter(|k| Some(k.0.life) == life).count())
+        Ok(flows
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|k| Some(k.0.life) == life)
+            .count())
     }
 }
 
@@ -319,7 +409,9 @@ impl Drop for Kernel {
 
 fn random() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
 }
 
 /// Names of the cases that a run left out, with the reason, as sorted lines.

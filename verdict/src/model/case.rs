@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::decide::decide;
 use crate::env::{Env, Work};
 use crate::layout::{
-    Addr, Config, Direction, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, HostPortKey, INLINE_ADDRS, PeerKey,
-    PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey, V4,
+    Addr, Config, Direction, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, HostPortKey,
+    INLINE_ADDRS, PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey,
+    RuleValue, SourceKey, V4,
 };
 use crate::reason::Reason;
 use crate::word::PolicyWord;
@@ -84,13 +85,24 @@ impl EndpointSpec {
             row.families |= 1 << (i + if family == V4 { 0 } else { INLINE_ADDRS });
         }
         let whole = |ip: &IpAddr| (*ip, if ip.is_ipv4() { 32 } else { 128 });
-        let more: Vec<_> = self.addresses.iter().skip(INLINE_ADDRS).map(whole).chain(self.extra.clone()).collect();
+        let more: Vec<_> = self
+            .addresses
+            .iter()
+            .skip(INLINE_ADDRS)
+            .map(whole)
+            .chain(self.extra.clone())
+            .collect();
         if !more.is_empty() {
             row.flags |= ENDPOINT_MORE_SOURCES;
         }
         let key = |(ip, len): (IpAddr, u8)| {
             let (family, addr) = Addr::from_ip(ip);
-            SourceKey { prefix_len: SourceKey::FIXED_BITS + u32::from(len), life, family: u32::from(family), addr }
+            SourceKey {
+                prefix_len: SourceKey::FIXED_BITS + u32::from(len),
+                life,
+                family: u32::from(family),
+                addr,
+            }
         };
         (row, more.into_iter().map(key).collect())
     }
@@ -229,7 +241,13 @@ impl Case {
         let read = |path: PathBuf| {
             let text = fs::read_to_string(&path).map_err(|e| at(&path, &e))?;
             let cases = Self::read_all(&text).map_err(|e| at(&path, &e))?;
-            Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), cases))
+            Ok((
+                path.file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                cases,
+            ))
         };
         paths.into_iter().map(read).collect()
     }
@@ -260,12 +278,24 @@ impl Case {
     /// The first step that came out otherwise.
     pub fn replay(&self, world: &mut impl World) -> Result<(), Failure> {
         for (line, step) in &self.steps {
-            let fail = |detail: String| Failure { case: self.name.clone(), line: *line, detail };
+            let fail = |detail: String| Failure {
+                case: self.name.clone(),
+                line: *line,
+                detail,
+            };
             match step {
                 Step::Change(change) => world.change(change).map_err(fail)?,
-                Step::Packet { direction, via, wire, reason } => {
+                Step::Packet {
+                    direction,
+                    via,
+                    wire,
+                    reason,
+                } => {
                     let met = world.packet(*direction, *via, wire).map_err(fail)?;
-                    let wanted = Outcome { dropped: reason.is_drop(), reason: *reason };
+                    let wanted = Outcome {
+                        dropped: reason.is_drop(),
+                        reason: *reason,
+                    };
                     if met != wanted {
                         let action = |o: Outcome| if o.dropped { "drop" } else { "pass" };
                         return Err(fail(format!(
@@ -362,11 +392,19 @@ impl World for ModelWorld {
     fn packet(&mut self, direction: Direction, via: Via, wire: &Wire) -> Result<Outcome, String> {
         let meta = wire.meta(Self::IFINDEX, via.ifindex(Self::IFINDEX));
         let reason = decide(&self.tables, &wire.bytes, &meta, direction, &mut self.work).reason;
-        Ok(Outcome { dropped: reason.is_drop(), reason })
+        Ok(Outcome {
+            dropped: reason.is_drop(),
+            reason,
+        })
     }
 
     fn flows(&mut self) -> Result<usize, String> {
         let life = self.tables.endpoint(Self::IFINDEX).map(|e| e.life);
-        Ok(self.tables.flows().iter().filter(|(key, _)| Some(key.life) == life).count())
+        Ok(self
+            .tables
+            .flows()
+            .iter()
+            .filter(|(key, _)| Some(key.life) == life)
+            .count())
     }
 }

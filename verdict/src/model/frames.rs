@@ -72,7 +72,10 @@ pub fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for part in parts {
         for pair in part.chunks(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+            sum += u32::from(u16::from_be_bytes([
+                pair[0],
+                pair.get(1).copied().unwrap_or(0),
+            ]));
         }
     }
     while sum > 0xffff {
@@ -150,7 +153,11 @@ impl V4 {
         options.resize(options.len().next_multiple_of(4), 0);
         let header = 20 + options.len();
         let mut out = vec![self.first_byte.unwrap_or(0x40 | (header / 4) as u8), 0];
-        out.extend(self.total.unwrap_or((header + payload.len()) as u16).to_be_bytes());
+        out.extend(
+            self.total
+                .unwrap_or((header + payload.len()) as u16)
+                .to_be_bytes(),
+        );
         out.extend(self.id.to_be_bytes());
         out.extend((self.offset | if self.more { 0x2000 } else { 0 }).to_be_bytes());
         out.extend([self.ttl, self.protocol, 0, 0]);
@@ -186,12 +193,25 @@ pub struct V6 {
 impl V6 {
     /// A plain header.
     pub fn new(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8) -> Self {
-        Self { src, dst, protocol, hop_limit: 64, extensions: Vec::new(), payload: None, first_byte: None }
+        Self {
+            src,
+            dst,
+            protocol,
+            hop_limit: 64,
+            extensions: Vec::new(),
+            payload: None,
+            first_byte: None,
+        }
     }
 
     /// The header, the extension headers and what follows them.
     pub fn packet(&self, payload: &[u8]) -> Vec<u8> {
-        let following = self.extensions.iter().skip(1).map(|e| e.0).chain([self.protocol]);
+        let following = self
+            .extensions
+            .iter()
+            .skip(1)
+            .map(|e| e.0)
+            .chain([self.protocol]);
         let mut body = Vec::new();
         for ((_, bytes), next) in self.extensions.iter().zip(following) {
             let at = body.len();
@@ -201,7 +221,10 @@ impl V6 {
         body.extend(payload);
         let mut out = vec![self.first_byte.unwrap_or(0x60), 0, 0, 0];
         out.extend(self.payload.unwrap_or(body.len() as u16).to_be_bytes());
-        out.extend([self.extensions.first().map_or(self.protocol, |e| e.0), self.hop_limit]);
+        out.extend([
+            self.extensions.first().map_or(self.protocol, |e| e.0),
+            self.hop_limit,
+        ]);
         out.extend(self.src.octets());
         out.extend(self.dst.octets());
         out.extend(body);
@@ -259,11 +282,19 @@ pub fn fill_checksum(protocol: u8, src: IpAddr, dst: IpAddr, l4: &mut [u8]) {
     let length = (l4.len() as u32).to_be_bytes();
     let sum = match (src, dst) {
         _ if protocol == proto::ICMP => checksum(&[l4]),
-        (IpAddr::V4(s), IpAddr::V4(d)) => checksum(&[&s.octets(), &d.octets(), &length, &[0, protocol], l4]),
-        (IpAddr::V6(s), IpAddr::V6(d)) => checksum(&[&s.octets(), &d.octets(), &length, &[0, protocol], l4]),
+        (IpAddr::V4(s), IpAddr::V4(d)) => {
+            checksum(&[&s.octets(), &d.octets(), &length, &[0, protocol], l4])
+        }
+        (IpAddr::V6(s), IpAddr::V6(d)) => {
+            checksum(&[&s.octets(), &d.octets(), &length, &[0, protocol], l4])
+        }
         _ => return,
     };
-    let sum = if sum == 0 && protocol == proto::UDP { 0xffff } else { sum };
+    let sum = if sum == 0 && protocol == proto::UDP {
+        0xffff
+    } else {
+        sum
+    };
     l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -272,7 +303,20 @@ pub fn tcp(src: u16, dst: u16, flags: u8, words: u8, data: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend(src.to_be_bytes());
     out.extend(dst.to_be_bytes());
-    out.extend([0, 0, 0, 1, 0, 0, 0, if flags & crate::packet::tcp::ACK == 0 { 0 } else { 1 }]);
+    out.extend([
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        if flags & crate::packet::tcp::ACK == 0 {
+            0
+        } else {
+            1
+        },
+    ]);
     out.extend([words << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     out.resize(out.len() + usize::from(words.saturating_sub(5)) * 4, 1);
     out.extend(data);
@@ -281,12 +325,25 @@ pub fn tcp(src: u16, dst: u16, flags: u8, words: u8, data: &[u8]) -> Vec<u8> {
 
 /// A UDP header and data.
 pub fn udp(src: u16, dst: u16, data: &[u8]) -> Vec<u8> {
-    [&src.to_be_bytes()[..], &dst.to_be_bytes(), &((8 + data.len()) as u16).to_be_bytes(), &[0, 0], data].concat()
+    [
+        &src.to_be_bytes()[..],
+        &dst.to_be_bytes(),
+        &((8 + data.len()) as u16).to_be_bytes(),
+        &[0, 0],
+        data,
+    ]
+    .concat()
 }
 
 /// The head of an SCTP packet with an INIT chunk that is cut short.
 pub fn sctp(src: u16, dst: u16, data: &[u8]) -> Vec<u8> {
-    [&src.to_be_bytes()[..], &dst.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 0], data].concat()
+    [
+        &src.to_be_bytes()[..],
+        &dst.to_be_bytes(),
+        &[0, 0, 0, 1, 0, 0, 0, 0],
+        data,
+    ]
+    .concat()
 }
 
 /// An ICMP or ICMPv6 message.

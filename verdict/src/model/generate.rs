@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use crate::layout::{
-    Addr, Config, Direction, PORT_ALLOW, PeerKey, PeerValue, PortKey, PrefixKey, PrefixValue, RULE_ALLOW_ALL,
-    RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, V4, V6,
+    Addr, Config, Direction, PORT_ALLOW, PeerKey, PeerValue, PortKey, PrefixKey, PrefixValue,
+    RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, V4, V6,
 };
 use crate::packet::{proto, tcp};
 use crate::word::PolicyWord;
@@ -22,7 +22,18 @@ pub struct Source<'a> {
 }
 
 const NAMES: [&str; 12] = [
-    "pod", "peer", "peer", "other", "far", "host", "service", "pod-local", "host-local", "all", "any", "solicited-pod",
+    "pod",
+    "peer",
+    "peer",
+    "other",
+    "far",
+    "host",
+    "service",
+    "pod-local",
+    "host-local",
+    "all",
+    "any",
+    "solicited-pod",
 ];
 /// Seconds: their sums stay two seconds away from every time-out, for the real clock runs on beside them.
 const WAITS: [u32; 6] = [7, 21, 42, 70, 210, 4004];
@@ -79,7 +90,11 @@ impl<'a> Source<'a> {
     }
 
     fn port(&mut self) -> u16 {
-        if self.rarely(8) { self.short() } else { self.pick(&PORTS) }
+        if self.rarely(8) {
+            self.short()
+        } else {
+            self.pick(&PORTS)
+        }
     }
 
     fn data(&mut self) -> Vec<u8> {
@@ -89,24 +104,56 @@ impl<'a> Source<'a> {
 
     /// Transport header and data.
     fn transport(&mut self, family: u8, depth: u8) -> (u8, Vec<u8>) {
-        let icmp = if family == V4 { proto::ICMP } else { proto::ICMPV6 };
+        let icmp = if family == V4 {
+            proto::ICMP
+        } else {
+            proto::ICMPV6
+        };
         match self.byte() % 12 {
             0..=3 => {
-                let flags =
-                    self.pick(&[tcp::SYN, tcp::SYN | tcp::ACK, tcp::ACK, tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST, 0]);
+                let flags = self.pick(&[
+                    tcp::SYN,
+                    tcp::SYN | tcp::ACK,
+                    tcp::ACK,
+                    tcp::ACK,
+                    tcp::FIN | tcp::ACK,
+                    tcp::RST,
+                    0,
+                ]);
                 let words = if self.rarely(16) { self.byte() & 15 } else { 5 };
-                (proto::TCP, frames::tcp(self.port(), self.port(), flags, words, &self.data()))
+                (
+                    proto::TCP,
+                    frames::tcp(self.port(), self.port(), flags, words, &self.data()),
+                )
             }
-            4..=6 => (proto::UDP, frames::udp(self.port(), self.port(), &self.data())),
-            7 => (proto::SCTP, frames::sctp(self.port(), self.port(), &self.data())),
+            4..=6 => (
+                proto::UDP,
+                frames::udp(self.port(), self.port(), &self.data()),
+            ),
+            7 => (
+                proto::SCTP,
+                frames::sctp(self.port(), self.port(), &self.data()),
+            ),
             8 => {
-                let kind = if family == V4 { self.pick(&[8u8, 0]) } else { self.pick(&[128, 129]) };
+                let kind = if family == V4 {
+                    self.pick(&[8u8, 0])
+                } else {
+                    self.pick(&[128, 129])
+                };
                 let [a, b] = self.pick(&[0u16, 7, 65535]).to_be_bytes();
                 (icmp, frames::icmp(kind, 0, [a, b, 0, 1], &self.data()))
             }
             9 => {
-                let kind = if family == V4 { self.pick(&[3u8, 11, 12, 4, 5, 9]) } else { self.pick(&[1, 2, 3, 4]) };
-                let inner = if depth == 0 { Vec::new() } else { self.ip(family, depth - 1) };
+                let kind = if family == V4 {
+                    self.pick(&[3u8, 11, 12, 4, 5, 9])
+                } else {
+                    self.pick(&[1, 2, 3, 4])
+                };
+                let inner = if depth == 0 {
+                    Vec::new()
+                } else {
+                    self.ip(family, depth - 1)
+                };
                 (icmp, frames::icmp(kind, 0, [0; 4], &inner))
             }
             10 => {
@@ -184,9 +231,14 @@ impl<'a> Source<'a> {
     pub fn frame(&mut self, direction: Direction) -> Wire {
         let (mut ethertype, mut body) = match self.byte() % 16 {
             0 => {
-                let (IpAddr::V4(s), IpAddr::V4(t)) = (self.addr(V4), self.addr(V4)) else { return Wire::default() };
+                let (IpAddr::V4(s), IpAddr::V4(t)) = (self.addr(V4), self.addr(V4)) else {
+                    return Wire::default();
+                };
                 let hw = if self.rarely(4) { HOST_MAC } else { POD_MAC };
-                (0x0806, frames::arp(u16::from(self.byte() % 4), (hw, s), ([0; 6], t)))
+                (
+                    0x0806,
+                    frames::arp(u16::from(self.byte() % 4), (hw, s), ([0; 6], t)),
+                )
             }
             1 => (self.short(), self.data()),
             2..=8 => (0x0800, self.ip(V4, 1)),
@@ -194,14 +246,25 @@ impl<'a> Source<'a> {
         };
         if self.rarely(12) {
             let tci = self.pick(&[0u16, 0, 0xe000, 5]);
-            (ethertype, body) = (self.pick(&[0x8100, 0x8100, 0x88a8]), frames::tag(tci, ethertype, &body));
+            (ethertype, body) = (
+                self.pick(&[0x8100, 0x8100, 0x88a8]),
+                frames::tag(tci, ethertype, &body),
+            );
         }
         let (to, from) = match direction {
             Direction::Ingress => (POD_MAC, HOST_MAC),
             Direction::Egress => (HOST_MAC, POD_MAC),
         };
-        let to = if self.rarely(24) { [self.byte(), 0, 0, 0, 0, 9] } else { to };
-        let from = if self.rarely(24) { [2, 0, 0, 0, 0, 9] } else { from };
+        let to = if self.rarely(24) {
+            [self.byte(), 0, 0, 0, 0, 9]
+        } else {
+            to
+        };
+        let from = if self.rarely(24) {
+            [2, 0, 0, 0, 0, 9]
+        } else {
+            from
+        };
         let mut bytes = frames::ethernet(to, from, ethertype, &body);
         if self.rarely(10) {
             bytes.resize(bytes.len() + usize::from(self.byte() % 64), 0);
@@ -219,14 +282,20 @@ impl<'a> Source<'a> {
             }
         }
         let gso_size = if self.rarely(16) { 1000 } else { 0 };
-        Wire { bytes: Bytes(bytes), gso_size, ..Wire::default() }
+        Wire {
+            bytes: Bytes(bytes),
+            gso_size,
+            ..Wire::default()
+        }
     }
 
     /// Where a packet came into the host.
     pub fn via(&mut self, direction: Direction) -> Via {
         match direction {
             Direction::Egress => Via::Own,
-            Direction::Ingress => self.pick(&[Via::Uplink, Via::Uplink, Via::Other, Via::Host, Via::Own]),
+            Direction::Ingress => {
+                self.pick(&[Via::Uplink, Via::Uplink, Via::Other, Via::Host, Via::Own])
+            }
         }
     }
 
@@ -241,7 +310,10 @@ impl<'a> Source<'a> {
 
     fn peer(&mut self, family: u8) -> PeerKey {
         let (family, addr) = Addr::from_ip(self.addr(family));
-        PeerKey { family: u32::from(family), addr }
+        PeerKey {
+            family: u32::from(family),
+            addr,
+        }
     }
 
     /// A change of tables, word or time. Epochs come from `epoch`, which grows.
@@ -251,8 +323,16 @@ impl<'a> Source<'a> {
             0..=2 => {
                 *epoch += 1;
                 // Suspension and pending would hide everything else if they were as frequent as the rest.
-                let rare = if self.rarely(6) { self.pick(&[PolicyWord::PENDING, PolicyWord::SUSPENDED]) } else { 0 };
-                Change::Word(PolicyWord::new(u64::from(self.byte()) & 0x3e | rare, u16::from(self.byte() % 2), *epoch))
+                let rare = if self.rarely(6) {
+                    self.pick(&[PolicyWord::PENDING, PolicyWord::SUSPENDED])
+                } else {
+                    0
+                };
+                Change::Word(PolicyWord::new(
+                    u64::from(self.byte()) & 0x3e | rare,
+                    u16::from(self.byte() % 2),
+                    *epoch,
+                ))
             }
             3 => {
                 let key = self.peer(family);
@@ -264,10 +344,20 @@ impl<'a> Source<'a> {
                 let bits = if family == V4 { 32 } else { 128 };
                 let len = self.pick(&[8u32, 16, 24, 31, 32, 64]).min(bits);
                 let class = self.class();
-                let value = PrefixValue { class, len, addr: key.addr, family: key.family, class_again: class };
+                let value = PrefixValue {
+                    class,
+                    len,
+                    addr: key.addr,
+                    family: key.family,
+                    class_again: class,
+                };
                 let prefix_len = PrefixKey::FIXED_BITS + len;
                 Change::Prefix(
-                    PrefixKey { prefix_len, family: key.family, addr: key.addr },
+                    PrefixKey {
+                        prefix_len,
+                        family: key.family,
+                        addr: key.addr,
+                    },
                     (class != 0).then_some(value),
                 )
             }
@@ -278,7 +368,15 @@ impl<'a> Source<'a> {
                     direction: self.byte() % 2,
                     family,
                 };
-                let value = self.pick(&[RULE_ALLOW_ALL, RULE_ALLOW_ALL, RULE_DENY_ALL, RULE_DEFAULT_ALL, 1, 2, 3]);
+                let value = self.pick(&[
+                    RULE_ALLOW_ALL,
+                    RULE_ALLOW_ALL,
+                    RULE_DENY_ALL,
+                    RULE_DEFAULT_ALL,
+                    1,
+                    2,
+                    3,
+                ]);
                 Change::Rule(key, (!self.rarely(4)).then_some(value))
             }
             7 => {
@@ -289,14 +387,24 @@ impl<'a> Source<'a> {
                     PortKey::FULL_BITS,
                     PortKey::FULL_BITS,
                 ]);
-                let protocol = self.pick(&[proto::TCP, proto::TCP, proto::UDP, proto::SCTP, proto::ICMP, 0]);
+                let protocol = self.pick(&[
+                    proto::TCP,
+                    proto::TCP,
+                    proto::UDP,
+                    proto::SCTP,
+                    proto::ICMP,
+                    0,
+                ]);
                 let key = PortKey {
                     prefix_len: bits,
                     port_set: u32::from(self.byte() % 3) + 1,
                     protocol_be: u16::from(protocol).to_be(),
                     port_be: self.port().to_be(),
                 };
-                Change::Port(key, (!self.rarely(4)).then_some(PORT_ALLOW + u32::from(self.byte() % 3)))
+                Change::Port(
+                    key,
+                    (!self.rarely(4)).then_some(PORT_ALLOW + u32::from(self.byte() % 3)),
+                )
             }
             8 => Change::Wait(self.pick(&WAITS)),
             _ => match self.byte() % 8 {
@@ -310,9 +418,18 @@ impl<'a> Source<'a> {
                 2 => {
                     let mut addresses = vec![self.addr(V4), self.addr(V6)];
                     addresses.truncate(usize::from(self.byte() % 3));
-                    addresses.extend(["pod", "pod-local"].into_iter().filter_map(|n| address(n, V6).ok()));
+                    addresses.extend(
+                        ["pod", "pod-local"]
+                            .into_iter()
+                            .filter_map(|n| address(n, V6).ok()),
+                    );
                     let guard = !self.rarely(4);
-                    Change::Endpoint(Some(EndpointSpec { mac: POD_MAC, guard, addresses, extra: Vec::new() }))
+                    Change::Endpoint(Some(EndpointSpec {
+                        mac: POD_MAC,
+                        guard,
+                        addresses,
+                        extra: Vec::new(),
+                    }))
                 }
                 _ => Change::Wait(WAITS[0]),
             },
@@ -324,17 +441,31 @@ impl<'a> Source<'a> {
 pub fn beginning() -> Vec<Change> {
     let both = [V4, V6];
     let addresses = [("pod", V4), ("pod", V6), ("pod-local", V6)];
-    let addresses = addresses.into_iter().filter_map(|(name, family)| address(name, family).ok()).collect();
+    let addresses = addresses
+        .into_iter()
+        .filter_map(|(name, family)| address(name, family).ok())
+        .collect();
     let mut changes = vec![
         Change::Config(Tables::CONFIG),
-        Change::Endpoint(Some(EndpointSpec { mac: POD_MAC, guard: true, addresses, extra: Vec::new() })),
+        Change::Endpoint(Some(EndpointSpec {
+            mac: POD_MAC,
+            guard: true,
+            addresses,
+            extra: Vec::new(),
+        })),
         Change::Word(PolicyWord::new(PolicyWord::STRICT, 1, 1)),
     ];
     for family in both {
         for name in ["host", "host-local"] {
             if let Ok(ip) = address(name, family) {
                 let (family, addr) = Addr::from_ip(ip);
-                changes.push(Change::Host(PeerKey { family: u32::from(family), addr }, true));
+                changes.push(Change::Host(
+                    PeerKey {
+                        family: u32::from(family),
+                        addr,
+                    },
+                    true,
+                ));
             }
         }
     }

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use crate::layout::{
-    Addr, Config, Direction, HostPortKey, PORT_ALLOW, PORT_DEFAULT, PORT_DENY, PORT_SET_LIMIT, PeerKey, PeerValue,
-    PortKey, PortValue, PrefixKey, PrefixValue, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, RuleValue,
-    V4, V6,
+    Addr, Config, Direction, HostPortKey, PORT_ALLOW, PORT_DEFAULT, PORT_DENY, PORT_SET_LIMIT,
+    PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RULE_ALLOW_ALL,
+    RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, RuleValue, V4, V6,
 };
 use crate::packet::proto;
 use crate::reason::Reason;
@@ -17,7 +17,10 @@ use super::tables::Tables;
 
 /// The world that each case begins with: a guarded endpoint, the host's addresses, peer and other as classes 1 and 2.
 fn beginning() -> Result<Vec<(usize, Step)>, String> {
-    let mut steps = vec![Change::Config(Tables::CONFIG), Change::Endpoint(Some(endpoint("")?))];
+    let mut steps = vec![
+        Change::Config(Tables::CONFIG),
+        Change::Endpoint(Some(endpoint("")?)),
+    ];
     for family in [V4, V6] {
         for name in ["host", "host-local"] {
             steps.push(Change::Host(peer_key(address(name, family)?), true));
@@ -27,7 +30,10 @@ fn beginning() -> Result<Vec<(usize, Step)>, String> {
             steps.push(Change::Peer(key, Some(PeerValue::new(&key, class))));
         }
     }
-    Ok(steps.into_iter().map(|change| (0, Step::Change(change))).collect())
+    Ok(steps
+        .into_iter()
+        .map(|change| (0, Step::Change(change)))
+        .collect())
 }
 
 /// Reads every case of a file.
@@ -36,7 +42,10 @@ pub(super) fn cases(text: &str) -> Result<Vec<Case>, String> {
     let mut epoch = 0;
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;
-        let line = line.split_once('#').map_or(line, |(before, _)| before).trim();
+        let line = line
+            .split_once('#')
+            .map_or(line, |(before, _)| before)
+            .trim();
         if line.is_empty() {
             continue;
         }
@@ -49,7 +58,11 @@ pub(super) fn cases(text: &str) -> Result<Vec<Case>, String> {
                     return Err(at(format!("{rest:?} is the name of two cases")));
                 }
                 epoch = 0;
-                all.push(Case { name: rest.to_owned(), model_only: None, steps: beginning().map_err(at)? });
+                all.push(Case {
+                    name: rest.to_owned(),
+                    model_only: None,
+                    steps: beginning().map_err(at)?,
+                });
             }
             (_, None) => return Err(at("no case has begun".into())),
             ("model-only", Some(case)) => case.model_only = Some(rest.to_owned()),
@@ -73,11 +86,19 @@ fn step(verb: &str, rest: &str, epoch: &mut u64) -> Result<Vec<Step>, String> {
         ("endpoint", ["none"]) => one(Change::Endpoint(None)),
         ("endpoint", _) => one(Change::Endpoint(Some(endpoint(rest)?))),
         ("word", flags) => one(Change::Word(word(flags, epoch)?)),
-        ("peer", [addr, class]) => Ok(peer(addr, Some(number(class)?))?.into_iter().map(Step::Change).collect()),
+        ("peer", [addr, class]) => Ok(peer(addr, Some(number(class)?))?
+            .into_iter()
+            .map(Step::Change)
+            .collect()),
         ("no-peer", [addr]) => Ok(peer(addr, None)?.into_iter().map(Step::Change).collect()),
         ("torn-peer", [addr]) => {
             let key = peer_key(any_address(addr)?);
-            one(Change::Peer(key, Some(PeerValue { word: PeerValue::new(&key, 1).word ^ (1 << 32) })))
+            one(Change::Peer(
+                key,
+                Some(PeerValue {
+                    word: PeerValue::new(&key, 1).word ^ (1 << 32),
+                }),
+            ))
         }
         ("torn-prefix", [prefix]) => {
             let (key, mut value) = prefix_of(prefix, 1)?;
@@ -86,18 +107,26 @@ fn step(verb: &str, rest: &str, epoch: &mut u64) -> Result<Vec<Step>, String> {
         }
         ("rule", [direction, class, action]) => {
             let value = rule_value(action)?;
-            Ok(rule_keys(direction, class)?.map(|key| Step::Change(Change::Rule(key, Some(value)))).to_vec())
+            Ok(rule_keys(direction, class)?
+                .map(|key| Step::Change(Change::Rule(key, Some(value))))
+                .to_vec())
         }
-        ("no-rule", [direction, class]) => {
-            Ok(rule_keys(direction, class)?.map(|key| Step::Change(Change::Rule(key, None))).to_vec())
-        }
-        ("port", [set, what, action]) => one(Change::Port(port_key(set, what)?, Some(port_value(action)?))),
+        ("no-rule", [direction, class]) => Ok(rule_keys(direction, class)?
+            .map(|key| Step::Change(Change::Rule(key, None)))
+            .to_vec()),
+        ("port", [set, what, action]) => one(Change::Port(
+            port_key(set, what)?,
+            Some(port_value(action)?),
+        )),
         ("host", [addr]) => one(Change::Host(peer_key(any_address(addr)?), true)),
         ("no-host", [addr]) => one(Change::Host(peer_key(any_address(addr)?), false)),
         ("host-path", [via]) => one(Change::HostPath(via_of(via)?)),
         ("host-port", [what]) => {
             let (protocol, port) = protocol_port(what)?;
-            one(Change::HostPort(HostPortKey { protocol: u16::from(protocol), port_be: port.to_be() }))
+            one(Change::HostPort(HostPortKey {
+                protocol: u16::from(protocol),
+                port_be: port.to_be(),
+            }))
         }
         ("listen", [what]) => {
             let (protocol, port) = protocol_port(what)?;
@@ -112,22 +141,37 @@ fn step(verb: &str, rest: &str, epoch: &mut u64) -> Result<Vec<Step>, String> {
 }
 
 fn packet(rest: &str, direction: Direction) -> Result<Step, String> {
-    let (words, outcome) = rest.rsplit_once("=>").ok_or("a packet needs \"=> pass|drop REASON\"")?;
-    let (action, reason) = outcome.trim().split_once(' ').ok_or("an outcome is \"pass|drop REASON\"")?;
-    let reason: Reason = reason.trim().parse().map_err(|e| format!("{reason:?}: {e}"))?;
+    let (words, outcome) = rest
+        .rsplit_once("=>")
+        .ok_or("a packet needs \"=> pass|drop REASON\"")?;
+    let (action, reason) = outcome
+        .trim()
+        .split_once(' ')
+        .ok_or("an outcome is \"pass|drop REASON\"")?;
+    let reason: Reason = reason
+        .trim()
+        .parse()
+        .map_err(|e| format!("{reason:?}: {e}"))?;
     if reason.is_drop() != (action == "drop") || !matches!(action, "pass" | "drop") {
         return Err(format!("{reason} is not a reason to {action}"));
     }
     let words = words.trim();
     let (via, words) = match words.strip_prefix("via=") {
         Some(after) => {
-            let (name, words) = after.split_once(char::is_whitespace).ok_or("a frame is missing")?;
+            let (name, words) = after
+                .split_once(char::is_whitespace)
+                .ok_or("a frame is missing")?;
             (via_of(name)?, words)
         }
         None if direction == Direction::Egress => (Via::Own, words),
         None => (Via::Uplink, words),
     };
-    Ok(Step::Packet { direction, via, wire: frame(words, direction)?, reason })
+    Ok(Step::Packet {
+        direction,
+        via,
+        wire: frame(words, direction)?,
+        reason,
+    })
 }
 
 fn via_of(name: &str) -> Result<Via, String> {
@@ -140,12 +184,20 @@ fn any_address(word: &str) -> Result<IpAddr, String> {
 
 fn peer_key(ip: IpAddr) -> PeerKey {
     let (family, addr) = Addr::from_ip(ip);
-    PeerKey { family: u32::from(family), addr }
+    PeerKey {
+        family: u32::from(family),
+        addr,
+    }
 }
 
 /// `guard=off addresses=A,B extra=P/L,...`; what is not named is as usual.
 fn endpoint(rest: &str) -> Result<EndpointSpec, String> {
-    let mut spec = EndpointSpec { mac: POD_MAC, guard: true, addresses: Vec::new(), extra: Vec::new() };
+    let mut spec = EndpointSpec {
+        mac: POD_MAC,
+        guard: true,
+        addresses: Vec::new(),
+        extra: Vec::new(),
+    };
     for (name, family) in [("pod", V4), ("pod", V6), ("pod-local", V6)] {
         spec.addresses.push(address(name, family)?);
     }
@@ -153,11 +205,17 @@ fn endpoint(rest: &str) -> Result<EndpointSpec, String> {
         match word.split_once('=') {
             Some(("guard", on)) => spec.guard = on == "on",
             Some(("addresses", list)) => {
-                spec.addresses = list.split(',').filter(|a| !a.is_empty()).map(any_address).collect::<Result<_, _>>()?;
+                spec.addresses = list
+                    .split(',')
+                    .filter(|a| !a.is_empty())
+                    .map(any_address)
+                    .collect::<Result<_, _>>()?;
             }
             Some(("extra", list)) => {
                 for prefix in list.split(',') {
-                    let (addr, len) = prefix.split_once('/').ok_or_else(|| format!("{prefix:?} is no prefix"))?;
+                    let (addr, len) = prefix
+                        .split_once('/')
+                        .ok_or_else(|| format!("{prefix:?} is no prefix"))?;
                     spec.extra.push((any_address(addr)?, number(len)?));
                 }
             }
@@ -193,11 +251,26 @@ fn word(words: &[&str], epoch: &mut u64) -> Result<PolicyWord, String> {
 }
 
 fn prefix_of(text: &str, class: u32) -> Result<(PrefixKey, PrefixValue), String> {
-    let (addr, len) = text.split_once('/').ok_or_else(|| format!("{text:?} is no prefix"))?;
+    let (addr, len) = text
+        .split_once('/')
+        .ok_or_else(|| format!("{text:?} is no prefix"))?;
     let (family, addr) = Addr::from_ip(any_address(addr)?);
     let len = number(len)?;
-    let key = PrefixKey { prefix_len: PrefixKey::FIXED_BITS + len, family: u32::from(family), addr };
-    Ok((key, PrefixValue { class, len, addr, family: u32::from(family), class_again: class }))
+    let key = PrefixKey {
+        prefix_len: PrefixKey::FIXED_BITS + len,
+        family: u32::from(family),
+        addr,
+    };
+    Ok((
+        key,
+        PrefixValue {
+            class,
+            len,
+            addr,
+            family: u32::from(family),
+            class_again: class,
+        },
+    ))
 }
 
 /// A peer by address, prefix or one of the names (both families then).
@@ -230,7 +303,12 @@ fn rule_keys(direction: &str, class: &str) -> Result<[RuleKey; 2], String> {
         other => return Err(format!("{other:?} is no direction")),
     };
     let class = number(class)?;
-    Ok([V4, V6].map(|family| RuleKey { class, set, direction, family }))
+    Ok([V4, V6].map(|family| RuleKey {
+        class,
+        set,
+        direction,
+        family,
+    }))
 }
 
 fn rule_value(word: &str) -> Result<RuleValue, String> {
@@ -254,7 +332,9 @@ fn protocol_of(word: &str) -> Result<u8, String> {
 }
 
 fn protocol_port(word: &str) -> Result<(u8, u16), String> {
-    let (protocol, port) = word.split_once('/').ok_or_else(|| format!("{word:?} is no protocol/port"))?;
+    let (protocol, port) = word
+        .split_once('/')
+        .ok_or_else(|| format!("{word:?} is no protocol/port"))?;
     Ok((protocol_of(protocol)?, number(port)?))
 }
 
@@ -266,12 +346,19 @@ fn port_key(set: &str, what: &str) -> Result<PortKey, String> {
         ["any"] => (0, 0, PortKey::ANY_PROTOCOL_BITS),
         [protocol] => (protocol_of(protocol)?, 0, PortKey::ANY_PORT_BITS),
         [protocol, port] => (protocol_of(protocol)?, number(port)?, PortKey::FULL_BITS),
-        [protocol, port, bits] => {
-            (protocol_of(protocol)?, number(port)?, PortKey::ANY_PORT_BITS + number::<u32>(bits)?)
-        }
+        [protocol, port, bits] => (
+            protocol_of(protocol)?,
+            number(port)?,
+            PortKey::ANY_PORT_BITS + number::<u32>(bits)?,
+        ),
         _ => return Err(format!("{what:?} is no protocol/port/bits")),
     };
-    Ok(PortKey { prefix_len: bits, port_set, protocol_be: u16::from(protocol).to_be(), port_be: u16::to_be(port) })
+    Ok(PortKey {
+        prefix_len: bits,
+        port_set,
+        protocol_be: u16::from(protocol).to_be(),
+        port_be: u16::to_be(port),
+    })
 }
 
 fn port_value(word: &str) -> Result<PortValue, String> {

@@ -37,7 +37,10 @@ pub(super) fn address(word: &str, family: u8) -> Result<IpAddr, String> {
         "solicited-pod" => Some(("255.255.255.255", "ff02::1:ff00:2")),
         _ => None,
     };
-    let text = known.map_or(word, |(four, six)| if family == FAMILY_V4 { four } else { six });
+    let text = known.map_or(
+        word,
+        |(four, six)| if family == FAMILY_V4 { four } else { six },
+    );
     match text.parse() {
         Ok(ip @ IpAddr::V4(_)) if family == FAMILY_V4 => Ok(ip),
         Ok(ip @ IpAddr::V6(_)) if family == FAMILY_V6 => Ok(ip),
@@ -84,7 +87,9 @@ pub(super) fn number<T: TryFrom<u64>>(word: &str) -> Result<T, String> {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => word.parse(),
     };
-    n.ok().and_then(|n| T::try_from(n).ok()).ok_or_else(|| format!("{word:?} is no number that fits"))
+    n.ok()
+        .and_then(|n| T::try_from(n).ok())
+        .ok_or_else(|| format!("{word:?} is no number that fits"))
 }
 
 fn hex(word: &str) -> Result<Vec<u8>, String> {
@@ -110,7 +115,9 @@ struct Words<'a> {
 
 impl<'a> Words<'a> {
     fn next(&mut self, what: &str) -> Result<&'a str, String> {
-        self.words.next().ok_or_else(|| format!("{what} is missing"))
+        self.words
+            .next()
+            .ok_or_else(|| format!("{what} is missing"))
     }
 
     fn number<T: TryFrom<u64>>(&mut self, what: &str) -> Result<T, String> {
@@ -145,7 +152,9 @@ fn unknown<T>(what: &str, key: &str) -> Result<T, String> {
 /// # Errors
 /// What is wrong with the words.
 pub fn frame(text: &str, direction: Direction) -> Result<Wire, String> {
-    let mut words = Words { words: text.split_whitespace().peekable() };
+    let mut words = Words {
+        words: text.split_whitespace().peekable(),
+    };
     let (mut to, mut from) = match direction {
         Direction::Ingress => (POD_MAC, HOST_MAC),
         Direction::Egress => (HOST_MAC, POD_MAC),
@@ -173,7 +182,10 @@ pub fn frame(text: &str, direction: Direction) -> Result<Wire, String> {
             wire.bytes = Bytes(hex(words.words.next().unwrap_or_default())?);
             return Ok(wire);
         }
-        "type" => (words.number("an ethertype")?, words.words.next().map_or(Ok(vec![0; 46]), hex)?),
+        "type" => (
+            words.number("an ethertype")?,
+            words.words.next().map_or(Ok(vec![0; 46]), hex)?,
+        ),
         "arp" => (0x0806, arp(&mut words, from)?),
         "v4" => (0x0800, v4(&mut words)?),
         "v6" => (0x86dd, v6(&mut words)?),
@@ -209,7 +221,11 @@ fn arp(words: &mut Words<'_>, from: [u8; 6]) -> Result<Vec<u8>, String> {
             _ => return unknown("arp", key),
         }
     }
-    let mut out = frames::arp(operation, (sender_mac, v4_address(sender)?), ([0; 6], v4_address(target)?));
+    let mut out = frames::arp(
+        operation,
+        (sender_mac, v4_address(sender)?),
+        ([0; 6], v4_address(target)?),
+    );
     if let Some(byte) = first_byte {
         out[1] = byte;
     }
@@ -226,7 +242,9 @@ fn v4(words: &mut Words<'_>) -> Result<Vec<u8>, String> {
             header.more = true;
             continue;
         }
-        let Some((key, value)) = words.setting() else { break };
+        let Some((key, value)) = words.setting() else {
+            break;
+        };
         match key {
             "ttl" => header.ttl = number(value)?,
             "id" => header.id = number(value)?,
@@ -307,7 +325,11 @@ fn transport(words: &mut Words<'_>, src: IpAddr, dst: IpAddr) -> Result<(u8, Vec
         None => return Ok((proto::NO_NEXT, Vec::new())),
     };
     let mut discovery = |kind: u8, target: bool, length: usize| -> Result<(u8, Vec<u8>), String> {
-        let mut data = if target { v6_address(words.next("a target")?)?.octets().to_vec() } else { Vec::new() };
+        let mut data = if target {
+            v6_address(words.next("a target")?)?.octets().to_vec()
+        } else {
+            Vec::new()
+        };
         data.resize(length, 0);
         Ok((proto::ICMPV6, frames::icmp(kind, 0, [0; 4], &data)))
     };
@@ -324,7 +346,10 @@ fn transport(words: &mut Words<'_>, src: IpAddr, dst: IpAddr) -> Result<(u8, Vec
         "tcp" => {
             let (s, d) = words.arrow()?;
             let flags = tcp_flags(words);
-            (proto::TCP, frames::tcp(number(s)?, number(d)?, flags, 5, &[]))
+            (
+                proto::TCP,
+                frames::tcp(number(s)?, number(d)?, flags, 5, &[]),
+            )
         }
         "udp" => {
             let (s, d) = words.arrow()?;
@@ -378,7 +403,11 @@ fn transport(words: &mut Words<'_>, src: IpAddr, dst: IpAddr) -> Result<(u8, Vec
             "data" => l4.resize(l4.len() + number::<u16>(value)? as usize, 0),
             "words" if protocol == proto::TCP => {
                 l4[12] = number::<u8>(value)? << 4;
-                l4.resize(l4.len().max(20 + (usize::from(l4[12] >> 4) * 4).saturating_sub(20)), 1);
+                l4.resize(
+                    l4.len()
+                        .max(20 + (usize::from(l4[12] >> 4) * 4).saturating_sub(20)),
+                    1,
+                );
             }
             "offset" if protocol == proto::TCP => l4[12] = number::<u8>(value)? << 4,
             "skip" => window.0 = number::<u16>(value)? as usize,

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use crate::env::{Env, Flow, Write};
 use crate::layout::{
-    Addr, Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PeerValue, PortKey, PortValue,
-    PrefixKey, PrefixValue, RuleKey, RuleValue, SLOTS, Share, SourceKey, Swept,
+    Addr, Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PeerValue,
+    PortKey, PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, SLOTS, Share, SourceKey, Swept,
 };
 use crate::packet::Packet;
 
@@ -28,10 +28,16 @@ impl Flow for FlowCell {
         self.0.get().state
     }
     fn set_seen(&self, seen: u32) {
-        self.0.set(FlowValue { seen, ..self.0.get() });
+        self.0.set(FlowValue {
+            seen,
+            ..self.0.get()
+        });
     }
     fn set_state(&self, state: u32) {
-        self.0.set(FlowValue { state, ..self.0.get() });
+        self.0.set(FlowValue {
+            state,
+            ..self.0.get()
+        });
     }
 }
 
@@ -97,7 +103,10 @@ impl Default for Tables {
 
 fn bytes_of<const N: usize>(words: &[u32], addr: Addr) -> [u8; N] {
     let mut out = [0; N];
-    let all = words.iter().flat_map(|w| w.to_ne_bytes()).chain(addr.bytes());
+    let all = words
+        .iter()
+        .flat_map(|w| w.to_ne_bytes())
+        .chain(addr.bytes());
     out.iter_mut().zip(all).for_each(|(o, b)| *o = b);
     out
 }
@@ -111,8 +120,11 @@ fn source_bytes(key: &SourceKey) -> [u8; 24] {
 }
 
 fn port_bytes(key: &PortKey) -> [u8; 8] {
-    let ([a, b, c, d], [e, f], [g, h]) =
-        (key.port_set.to_ne_bytes(), key.protocol_be.to_ne_bytes(), key.port_be.to_ne_bytes());
+    let ([a, b, c, d], [e, f], [g, h]) = (
+        key.port_set.to_ne_bytes(),
+        key.protocol_be.to_ne_bytes(),
+        key.port_be.to_ne_bytes(),
+    );
     [a, b, c, d, e, f, g, h]
 }
 
@@ -133,7 +145,9 @@ impl Tables {
     /// Puts a prefix of peers in, or takes it out.
     pub fn set_prefix(&mut self, key: &PrefixKey, value: Option<PrefixValue>) {
         match value {
-            Some(value) => self.prefixes.insert(key.prefix_len, prefix_bytes(key), value),
+            Some(value) => self
+                .prefixes
+                .insert(key.prefix_len, prefix_bytes(key), value),
             None => self.prefixes.remove(key.prefix_len, prefix_bytes(key)),
         }
     }
@@ -153,13 +167,23 @@ impl Tables {
 
     /// Every flow that is in the table, also those past their time-out.
     pub fn flows(&self) -> Vec<(FlowKey, FlowValue)> {
-        self.flows.borrow().iter().map(|(k, v)| (*k, v.0.get())).collect()
+        self.flows
+            .borrow()
+            .iter()
+            .map(|(k, v)| (*k, v.0.get()))
+            .collect()
     }
 
     /// The flows that a slot's earlier holder made are none of its next one's share.
     pub fn forget_flows_of_slot(&mut self, slot: u32) {
         let made = self.shares.borrow().get(&slot).copied().unwrap_or_default();
-        self.swept.insert(slot, Swept { removed: made.made, answered: made.answered });
+        self.swept.insert(
+            slot,
+            Swept {
+                removed: made.made,
+                answered: made.answered,
+            },
+        );
     }
 
     /// Lets time pass.
@@ -207,7 +231,10 @@ impl Env for Tables {
         // The same arithmetic as in the programs, where both counters are read one after the other.
         let floor = |n: u64| if n > u64::MAX / 2 { 0 } else { n };
         let live = floor(share.made.wrapping_sub(swept.removed));
-        (live, floor(live.wrapping_sub(share.answered.wrapping_sub(swept.answered))))
+        (
+            live,
+            floor(live.wrapping_sub(share.answered.wrapping_sub(swept.answered))),
+        )
     }
     fn count_made(&self, slot: u32) {
         for s in [slot, 0] {
@@ -218,7 +245,9 @@ impl Env for Tables {
         for s in [slot, 0] {
             let mut shares = self.shares.borrow_mut();
             let share = shares.entry(s).or_default();
-            share.answered = share.answered.wrapping_add(if answered { 1 } else { u64::MAX });
+            share.answered = share
+                .answered
+                .wrapping_add(if answered { 1 } else { u64::MAX });
         }
     }
     fn fragment(&self, key: &FragmentKey) -> Option<FlowValue> {
@@ -229,7 +258,9 @@ impl Env for Tables {
         true
     }
     fn source(&self, key: &SourceKey) -> bool {
-        self.sources.longest(key.prefix_len, source_bytes(key)).is_some()
+        self.sources
+            .longest(key.prefix_len, source_bytes(key))
+            .is_some()
     }
     fn host(&self, key: &PeerKey) -> bool {
         self.hosts.contains(key)
@@ -241,13 +272,16 @@ impl Env for Tables {
         self.host_ports.contains(key)
     }
     fn host_socket(&self, packet: &Packet) -> bool {
-        self.sockets.contains(&(packet.protocol, u16::from_be(packet.dst_port_be)))
+        self.sockets
+            .contains(&(packet.protocol, u16::from_be(packet.dst_port_be)))
     }
     fn peer(&self, key: &PeerKey) -> Option<u64> {
         self.peers.get(key).map(|v| v.word)
     }
     fn prefix(&self, key: &PrefixKey) -> Option<PrefixValue> {
-        self.prefixes.longest(key.prefix_len, prefix_bytes(key)).copied()
+        self.prefixes
+            .longest(key.prefix_len, prefix_bytes(key))
+            .copied()
     }
     fn rule(&self, key: &RuleKey) -> Option<RuleValue> {
         self.rules.get(key).copied()

@@ -11,7 +11,10 @@ pub(super) struct Trie<const N: usize, V> {
 
 impl<const N: usize, V> Default for Trie<N, V> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), lengths: BTreeMap::new() }
+        Self {
+            entries: BTreeMap::new(),
+            lengths: BTreeMap::new(),
+        }
     }
 }
 
@@ -26,7 +29,11 @@ fn masked<const N: usize>(mut data: [u8; N], bits: u32) -> [u8; N] {
 impl<const N: usize, V> Trie<N, V> {
     /// Puts a prefix in, in place of an equal one.
     pub(super) fn insert(&mut self, bits: u32, data: [u8; N], value: V) {
-        if self.entries.insert((bits, masked(data, bits)), value).is_none() {
+        if self
+            .entries
+            .insert((bits, masked(data, bits)), value)
+            .is_none()
+        {
             *self.lengths.entry(bits).or_default() += 1;
         }
     }
@@ -45,7 +52,10 @@ impl<const N: usize, V> Trie<N, V> {
 
     /// The value of the longest prefix of at most `bits` bits that holds the data.
     pub(super) fn longest(&self, bits: u32, data: [u8; N]) -> Option<&V> {
-        self.lengths.range(..=bits).rev().find_map(|(len, _)| self.entries.get(&(*len, masked(data, *len))))
+        self.lengths
+            .range(..=bits)
+            .rev()
+            .find_map(|(len, _)| self.entries.get(&(*len, masked(data, *len))))
     }
 }
 

@@ -4,15 +4,22 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use verdict::layout::{Direction, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL};
-use verdict::model::case::Change;
 use verdict::model::Wire;
+use verdict::model::case::Change;
 use verdict::{PolicyWord, Reason};
 
 /// What a frame says, if all of it can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     Arp,
-    Ip { src: IpAddr, dst: IpAddr, protocol: u8, ports: Option<(u16, u16)>, icmp: Option<u8>, part: Part },
+    Ip {
+        src: IpAddr,
+        dst: IpAddr,
+        protocol: u8,
+        ports: Option<(u16, u16)>,
+        icmp: Option<u8>,
+        part: Part,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +62,12 @@ fn v4(l3: &[u8], gso: bool) -> Option<Seen> {
     let fixed = l3.get(..20)?;
     let header = usize::from(fixed[0] & 15) * 4;
     let total = usize::from(be16(&fixed[2..]));
-    if fixed[0] >> 4 != 4 || header < 20 || total < header || total > l3.len() || gso && total != l3.len() {
+    if fixed[0] >> 4 != 4
+        || header < 20
+        || total < header
+        || total > l3.len()
+        || gso && total != l3.len()
+    {
         return None;
     }
     for pair in l3[20..header].windows(2) {
@@ -81,11 +93,17 @@ fn v4(l3: &[u8], gso: bool) -> Option<Seen> {
 fn v6(l3: &[u8], gso: bool) -> Option<Seen> {
     let fixed = l3.get(..40)?;
     let payload = usize::from(be16(&fixed[4..]));
-    if fixed[0] >> 4 != 6 || payload > l3.len() - 40 || gso && (payload == 0 || payload != l3.len() - 40) {
+    if fixed[0] >> 4 != 6
+        || payload > l3.len() - 40
+        || gso && (payload == 0 || payload != l3.len() - 40)
+    {
         return None;
     }
     let address = |b: &[u8]| Ipv6Addr::from(<[u8; 16]>::try_from(b).unwrap());
-    let (src, dst) = (IpAddr::V6(address(&fixed[8..24])), IpAddr::V6(address(&fixed[24..40])));
+    let (src, dst) = (
+        IpAddr::V6(address(&fixed[8..24])),
+        IpAddr::V6(address(&fixed[24..40])),
+    );
     let mut rest = &l3[40..40 + payload];
     let mut next = fixed[6];
     let mut part = Part::Whole;
@@ -119,7 +137,14 @@ fn v6(l3: &[u8], gso: bool) -> Option<Seen> {
                     return None;
                 }
                 let protocol = first[0];
-                return Some(Seen::Ip { src, dst, protocol, ports: None, icmp: None, part: Part::Later });
+                return Some(Seen::Ip {
+                    src,
+                    dst,
+                    protocol,
+                    ports: None,
+                    icmp: None,
+                    part: Part::Later,
+                });
             }
             if be16(&first[2..]) & 1 != 0 {
                 part = Part::First;
@@ -156,7 +181,14 @@ fn transport(src: IpAddr, dst: IpAddr, protocol: u8, part: Part, l4: &[u8]) -> O
             }
         }
     }
-    Some(Seen::Ip { src, dst, protocol, ports, icmp, part })
+    Some(Seen::Ip {
+        src,
+        dst,
+        protocol,
+        ports,
+        icmp,
+        part,
+    })
 }
 
 /// Policy as lists.
@@ -177,7 +209,11 @@ fn bits_of(ip: IpAddr) -> u128 {
 }
 
 fn cut(bits: u128, len: u32) -> u128 {
-    if len == 0 { 0 } else { bits & (u128::MAX << (128 - len)) }
+    if len == 0 {
+        0
+    } else {
+        bits & (u128::MAX << (128 - len))
+    }
 }
 
 impl Policy {
@@ -193,20 +229,37 @@ impl Policy {
             Change::Word(word) => self.word = word.0,
             Change::Peer(key, value) => {
                 let ip = key.addr.to_ip(key.family as u8);
-                put(&mut self.exact, (key.family, ip), value.map(|v| v.word as u32));
+                put(
+                    &mut self.exact,
+                    (key.family, ip),
+                    value.map(|v| v.word as u32),
+                );
             }
             Change::Prefix(key, value) => {
                 let len = key.prefix_len - 32;
                 let ip = key.addr.to_ip(key.family as u8);
-                put(&mut self.prefixes, (key.family, len, cut(bits_of(ip), len)), value.map(|v| v.class));
+                put(
+                    &mut self.prefixes,
+                    (key.family, len, cut(bits_of(ip), len)),
+                    value.map(|v| v.class),
+                );
             }
             Change::Rule(key, value) => {
-                put(&mut self.rules, (key.set, key.direction, key.family, key.class), *value);
+                put(
+                    &mut self.rules,
+                    (key.set, key.direction, key.family, key.class),
+                    *value,
+                );
             }
             Change::Port(key, value) => {
                 let len = key.prefix_len - 32;
-                let data = u64::from(u16::from_be(key.protocol_be)) << 16 | u64::from(u16::from_be(key.port_be));
-                put(&mut self.ports, (key.port_set, len, data >> (32 - len)), *value);
+                let data = u64::from(u16::from_be(key.protocol_be)) << 16
+                    | u64::from(u16::from_be(key.port_be));
+                put(
+                    &mut self.ports,
+                    (key.port_set, len, data >> (32 - len)),
+                    *value,
+                );
             }
             _ => {}
         }
@@ -242,8 +295,15 @@ impl Policy {
             .filter(|((f, len, bits), _)| *f == family && cut(bits_of(remote), *len) == *bits)
             .max_by_key(|((_, len, _), _)| *len);
         let exact = self.exact.get(&(family, remote));
-        let class = exact.or(longest.map(|(_, class)| class)).copied().unwrap_or(0);
-        let of = |class| self.rules.get(&(word.set(), direction as u8, family as u8, class)).copied();
+        let class = exact
+            .or(longest.map(|(_, class)| class))
+            .copied()
+            .unwrap_or(0);
+        let of = |class| {
+            self.rules
+                .get(&(word.set(), direction as u8, family as u8, class))
+                .copied()
+        };
         let value = of(class).or_else(|| of(0))?;
         match value {
             RULE_ALLOW_ALL => Some(true),
