@@ -84,8 +84,8 @@ policy|verdict
 state|
 enforcer-ebpf|verdict
 enforcer|verdict state
-plugin|enforcer state
-companion|policy enforcer state
+plugin|verdict enforcer state
+companion|verdict policy enforcer state
 cli|verdict policy state enforcer plugin companion
 integration|verdict policy state enforcer plugin companion cli
 TABLE

@@ -1,4 +1,5 @@
 //! Sweeps of the flow table on the real maps.
+#![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod node;

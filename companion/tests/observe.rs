@@ -1,4 +1,5 @@
 //! What the companion shows: metrics, health, flow logs.
+#![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod node;

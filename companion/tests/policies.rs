@@ -1,4 +1,5 @@
 //! Policy from a file to real packets.
+#![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod node;

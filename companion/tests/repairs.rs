@@ -1,4 +1,5 @@
 //! What others take away comes back; what is left over goes.
+#![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod node;

@@ -1,4 +1,4 @@
-//! The two TC classifiers and the clock program: glue between skb, maps and [`verdict::decide`], nothing else.
+//! The two TC classifiers and the clock program: glue between skb, maps and [`verdict::decide()`], nothing else.
 //!
 //! Built for `bpfel-unknown-none` by `enforcer/build.rs` and embedded there. For the host this is a program that says
 //! so and fails.

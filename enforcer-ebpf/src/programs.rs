@@ -20,12 +20,14 @@ const WAKE_AT: u64 = 1 << 19;
 
 /// Towards the pod: TC egress of the host veth.
 #[classifier]
+#[inline(always)]
 pub(crate) fn podgate_ingress(ctx: TcContext) -> i32 {
     run(&ctx, Direction::Ingress)
 }
 
 /// From the pod: TC ingress of the host veth.
 #[classifier]
+#[inline(always)]
 pub(crate) fn podgate_egress(ctx: TcContext) -> i32 {
     run(&ctx, Direction::Egress)
 }
@@ -108,13 +110,13 @@ fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, wor
         life: decision.life,
         slot: decision.slot,
         bytes,
-        // Without a family these are the addresses of an earlier packet.
+        // Without a family these are an earlier packet's.
         src: if p.family == 0 { Addr::ZERO } else { p.src },
         dst: if p.family == 0 { Addr::ZERO } else { p.dst },
         src_port_be: p.src_port_be,
         dst_port_be: p.dst_port_be,
         family: p.family,
-        protocol: p.protocol,
+        protocol: if p.family == 0 { 0 } else { p.protocol },
         direction: direction as u8,
         reason: decision.reason as u8,
     };

@@ -1,4 +1,5 @@
 //! ADD: what stands in the kernel and in the store when it returns, and what the runtime gets back.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 

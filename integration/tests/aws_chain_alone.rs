@@ -1,4 +1,5 @@
 //! Amazon's real plugins on the harness's node, without podgate: what podgate's tests of this chain stand on.
+#![forbid(unsafe_code)]
 
 use integration::node::{OUTSIDE_V4, OUTSIDE_V6};
 use integration::{Ipamd, Node, Server, aws, traffic};

@@ -1,5 +1,6 @@
 //! Bad input: each a CNI error object or a named condition that says what to do, never a panic; and a failing ADD changes nothing that
 //! `tc`, the bpffs listing, the map dumps or the records show.
+#![forbid(unsafe_code)]
 
 use integration::{
     Chain, CniCall, CniError, Doc, Node, Pod, Server, Snapshot, chain, node, traffic,

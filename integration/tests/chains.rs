@@ -1,4 +1,5 @@
 //! podgate beside other plugins: `bandwidth` in both orders, `portmap` behind it, Amazon's chain with its several interfaces.
+#![forbid(unsafe_code)]
 
 use std::net::IpAddr;
 

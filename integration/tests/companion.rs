@@ -1,4 +1,5 @@
 //! The companion away, back, stopped, and what it repairs.
+#![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 

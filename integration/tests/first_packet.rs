@@ -1,4 +1,5 @@
 //! From the first packet: a generator that runs from before ADD, a client that starts the instant ADD returns, both counted on the other side.
+#![forbid(unsafe_code)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! The harness proves itself without podgate: what a test of podgate relies on is true here.
+#![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
 use std::time::Duration;

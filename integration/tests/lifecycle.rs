@@ -1,4 +1,5 @@
 //! DEL, CHECK, GC, STATUS and VERSION, in the orders in which runtimes really call them.
+#![forbid(unsafe_code)]
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! The three modes, both directions, both families; and who decides which one it is.
+#![forbid(unsafe_code)]
 
 use std::fs;
 

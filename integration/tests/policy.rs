@@ -1,4 +1,5 @@
 //! Policy documents dropped into the store: what they let in and out, as they come, change and go.
+#![forbid(unsafe_code)]
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,5 @@
 //! Parts put together, selection by name and by label, one document in two files.
+#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests; the lint knows only test functions"

@@ -1,5 +1,6 @@
 //! Golden files: `tests/golden/<case>/` holds `pods.txt`, `documents.yaml`, and what they compile to in `tables.txt`;
 //! with `next.yaml` also the way there from the first, in `plan.txt`. `GOLDEN=write` writes them anew; read the diff.
+#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests; the lint knows only test functions"

@@ -1,5 +1,6 @@
 //! The known faults of the reference stack that concern documents and rules, each a named case that podgate must not
 //! have: its agent's section 3 B, and its controller's section 2.7 (the shapes of documents that it gets wrong).
+#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests; the lint knows only test functions"

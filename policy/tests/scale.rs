@@ -1,5 +1,6 @@
 //! The sizes that the project promises, with bounds that even a busy machine in a debug build keeps; what it took is
 //! printed (`--nocapture`; measure with `--release`).
+#![forbid(unsafe_code)]
 
 use std::{
     net::Ipv4Addr,

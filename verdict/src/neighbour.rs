@@ -143,7 +143,7 @@ pub fn discovery<E: Env, F: Frame>(
     if p.protocol != proto::ICMPV6 {
         return None;
     }
-    if !(kind >= MLD_QUERY && kind <= REDIRECT || kind == MLD2_REPORT) {
+    if !((MLD_QUERY..=REDIRECT).contains(&kind) || kind == MLD2_REPORT) {
         return None;
     }
     // Fragments of these are never legal, nor is the header alone (RFC 6980).

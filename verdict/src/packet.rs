@@ -206,21 +206,13 @@ impl Packet {
         dst_mac: Mac([0; 3]),
     };
 
-    /// Makes it unread. The addresses stay: they mean something once the family says whose they are. (Written out whole
-    /// this would be a call of `memset`, which counts bytes in the kernel.)
+    /// Makes it unread: without a family nothing else in it means anything. (Written out whole this would be a call of
+    /// `memset`, which in the kernel is a loop over bytes.)
     #[inline(always)]
     const fn forget(&mut self) {
-        self.fragment_id_be = 0;
+        self.family = 0;
         self.src_port_be = 0;
         self.dst_port_be = 0;
-        self.family = 0;
-        self.protocol = 0;
-        self.fragment = FRAGMENT_NONE;
-        self.tcp_flags = 0;
-        self.icmp_type = 0;
-        self.hop_limit = 0;
-        self.fragment_header = 0;
-        self.echo = ECHO_NONE;
     }
 
     /// Whether this is an ARP packet.
@@ -370,6 +362,7 @@ fn read_v4<F: Frame>(
     packet.dst = Addr([head.0[Head::IP + 4], 0, 0, 0]);
     packet.l4 = l3 + header;
     packet.fragment_id_be = id as u32;
+    packet.fragment_header = 0;
     let fragment = u16::from_be(fragment);
     note_fragment(packet, fragment & 0x1fff, fragment & 0x2000 != 0)?;
     if header == 20 {
@@ -398,7 +391,7 @@ fn read_v4_options<F: Frame>(frame: &F, from: u32, end: u32) -> Result<(), Reaso
             return Err(Reason::Truncated);
         }
         for byte in bytes {
-            if route && byte >= 3 && byte <= 39 {
+            if route && (3..=39).contains(&byte) {
                 return Err(Reason::BadHeader);
             }
             route = byte == LOOSE_SOURCE_ROUTE || byte == STRICT_SOURCE_ROUTE;
@@ -436,6 +429,8 @@ fn read_v6<F: Frame>(
     packet.src = head.addr(Head::IP + 2);
     packet.dst = head.addr(Head::IP + 6);
     packet.l4 = l3 + 40;
+    packet.fragment = FRAGMENT_NONE;
+    packet.fragment_header = 0;
     packet.protocol = (second >> 8) as u8;
     if !is_extension(packet.protocol) {
         return Ok(Transport::BehindV6);
@@ -564,8 +559,8 @@ fn note_fragment(packet: &mut Packet, offset_units: u16, more: bool) -> Result<(
         if offset_units < 3 && packet.family == V6 {
             return Err(Reason::TinyFragment);
         }
-    } else if more {
-        packet.fragment = FRAGMENT_FIRST;
+    } else {
+        packet.fragment = if more { FRAGMENT_FIRST } else { FRAGMENT_NONE };
     }
     Ok(())
 }
@@ -581,6 +576,13 @@ const fn least_transport(protocol: u8) -> u32 {
     }
 }
 
+/// What tells one packet of a flow from another.
+struct Marks {
+    tcp_flags: u8,
+    icmp_type: u8,
+    echo: u8,
+}
+
 /// Reads ports, flags, type and identifier.
 #[inline(always)]
 fn read_transport<F: Frame>(
@@ -588,6 +590,26 @@ fn read_transport<F: Frame>(
     transport: Transport,
     packet: &mut Packet,
     head: &mut Head,
+) -> Result<(), Reason> {
+    let mut marks = Marks {
+        tcp_flags: 0,
+        icmp_type: 0,
+        echo: ECHO_NONE,
+    };
+    let result = read_marks(frame, transport, packet, head, &mut marks);
+    packet.tcp_flags = marks.tcp_flags;
+    packet.icmp_type = marks.icmp_type;
+    packet.echo = marks.echo;
+    result
+}
+
+#[inline(always)]
+fn read_marks<F: Frame>(
+    frame: &F,
+    transport: Transport,
+    packet: &mut Packet,
+    head: &mut Head,
+    marks: &mut Marks,
 ) -> Result<(), Reason> {
     if packet.l4 > packet.end {
         return Err(Reason::Truncated);
@@ -608,43 +630,43 @@ fn read_transport<F: Frame>(
         return Ok(());
     }
     // Where the head holds the header, it holds all that is read of it: `end` is within the frame.
-    let at = match transport {
-        Transport::BehindV4 => Head::BEHIND_V4,
-        Transport::BehindV6 => Head::BEHIND_V6,
+    let behind_v6 = match transport {
+        Transport::BehindV4 => false,
+        Transport::BehindV6 => true,
         Transport::Far => {
             load_transport(frame, packet, head)?;
-            Head::BEHIND_V4
+            false
         }
     };
     // One index or the other, not a computed one: the verifier of 5.10 need not follow it.
-    let ((first, second), third, flags) = if at == Head::BEHIND_V4 {
-        (
-            head.halves(Head::BEHIND_V4),
-            head.halves(Head::BEHIND_V4 + 1),
-            head.halves(Head::BEHIND_V4 + 3),
-        )
-    } else {
+    let ((first, second), third, fourth) = if behind_v6 {
         (
             head.halves(Head::BEHIND_V6),
             head.halves(Head::BEHIND_V6 + 1),
             head.halves(Head::BEHIND_V6 + 3),
         )
+    } else {
+        (
+            head.halves(Head::BEHIND_V4),
+            head.halves(Head::BEHIND_V4 + 1),
+            head.halves(Head::BEHIND_V4 + 3),
+        )
     };
     if packet.protocol == proto::ICMP || packet.protocol == proto::ICMPV6 {
-        packet.icmp_type = first.to_ne_bytes()[0];
-        note_echo(packet, third.0);
+        marks.icmp_type = first.to_ne_bytes()[0];
+        marks.echo = note_echo(packet, marks.icmp_type, third.0);
         return Ok(());
     }
     packet.src_port_be = first;
     packet.dst_port_be = second;
     if packet.protocol == proto::TCP {
         // The header's own length, and flags that no stack sends together.
-        let [offset, flags] = flags.0.to_ne_bytes();
+        let [offset, flags] = fourth.0.to_ne_bytes();
         let header = u32::from(offset >> 4) * 4;
         if header < 20 || header > packet.end - packet.l4 && packet.fragment == FRAGMENT_NONE {
             return Err(Reason::BadHeader);
         }
-        packet.tcp_flags = flags;
+        marks.tcp_flags = flags;
         if flags & tcp::SYN != 0 && flags & (tcp::FIN | tcp::RST) != 0 {
             return Err(Reason::BadHeader);
         }
@@ -671,23 +693,25 @@ fn load_transport<F: Frame>(frame: &F, packet: &Packet, head: &mut Head) -> Resu
     Ok(())
 }
 
-/// The identifier of an echo is the port of the side that asks.
+/// The identifier of an echo is the port of the side that asks; the mark of the message's type.
 #[inline(always)]
-fn note_echo(packet: &mut Packet, id: u16) {
+fn note_echo(packet: &mut Packet, icmp_type: u8, id: u16) -> u8 {
     if !packet.is_icmp() {
-        return;
+        return ECHO_NONE;
     }
     let (request, reply) = if packet.family == V4 {
         (8, 0)
     } else {
         (128, 129)
     };
-    if packet.icmp_type == request {
-        packet.echo = ECHO_REQUEST;
+    if icmp_type == request {
         packet.src_port_be = id;
-    } else if packet.icmp_type == reply {
-        packet.echo = ECHO_REPLY;
+        ECHO_REQUEST
+    } else if icmp_type == reply {
         packet.dst_port_be = id;
+        ECHO_REPLY
+    } else {
+        ECHO_NONE
     }
 }
 
@@ -704,6 +728,7 @@ pub fn read_embedded<F: Frame>(
     buffer: &mut [u8; 40],
 ) -> Result<(), Reason> {
     inner.forget();
+    inner.echo = ECHO_NONE;
     let l3 = outer.l4 + 8;
     inner.end = outer.end;
     inner.family = outer.family;
@@ -756,8 +781,7 @@ pub fn read_embedded<F: Frame>(
         return Err(Reason::IcmpUnrelated);
     }
     if inner.is_icmp() {
-        inner.icmp_type = p[0];
-        note_echo(inner, u16::from_ne_bytes([p[4], p[5]]));
+        inner.echo = note_echo(inner, p[0], u16::from_ne_bytes([p[4], p[5]]));
         if inner.echo == ECHO_NONE {
             // An error about an error or a neighbour message is nobody's.
             return Err(Reason::IcmpUnrelated);

@@ -1,4 +1,5 @@
 //! Every case of `tests/corpus` on the model; every reason is met by some case.
+#![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
 //! What holds for every frame and every table: against a second, naive reading.
+#![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 #[allow(unreachable_pub)]

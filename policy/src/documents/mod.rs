@@ -1,7 +1,7 @@
 //! PolicyEndpoint and ClusterPolicyEndpoint documents (`networking.k8s.aws/v1alpha1`): what they say, and how they
 //! are read.
 //!
-//! [`read`] takes a whole file (JSON, one or many YAML documents, `List`s) and gives one result per document, so that a
+//! [`read()`] takes a whole file (JSON, one or many YAML documents, `List`s) and gives one result per document, so that a
 //! broken one never blocks another. Unknown fields are ignored, `null` is absent.
 
 mod broken;

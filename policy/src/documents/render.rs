@@ -8,7 +8,7 @@ use super::{
 use crate::select::{Operator, Selector};
 
 impl Document {
-    /// The document as JSON that [`super::read`] turns into an equal one; equal documents give equal bytes.
+    /// The document as JSON that [`super::read()`] turns into an equal one; equal documents give equal bytes.
     pub fn to_json(&self) -> Vec<u8> {
         let cluster = self.identity.kind == Kind::ClusterPolicyEndpoint;
         let mut metadata = Map::new();

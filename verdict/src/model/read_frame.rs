@@ -94,7 +94,7 @@ pub(super) fn number<T: TryFrom<u64>>(word: &str) -> Result<T, String> {
 
 fn hex(word: &str) -> Result<Vec<u8>, String> {
     let bytes = word.as_bytes();
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         return Err(format!("hex {word:?} has an odd number of digits"));
     }
     bytes
