@@ -76,6 +76,9 @@ fn build() -> Result<(), String> {
         format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
+        // 5.10 to 6.1 refuse a loop whose way back is not a jump ("back-edge from insn"): block placement may put the end
+        // of a body right above its head, from where it just falls through.
+        "-Clink-arg=--llvm-args=-disable-block-placement".into(),
     ];
     cargo
         .current_dir(&root)

@@ -47,6 +47,7 @@ if [ $# -eq 0 ]; then
   tests=$(kernel_tests)
   [ -n "$tests" ] || die 'no test is named kernel_*'
 fi
+# shellcheck disable=SC2016 # what is in single quotes is the machine's
 {
   cat <<GUEST
 #!/bin/bash
@@ -63,12 +64,12 @@ GUEST
     printf '%q ' "$@"
     printf '\nstatus=$?\n'
   else
-    echo 'status=0'
+    say 'status=0'
+    say 'echo "the programs load:" && PODGATE_STATE_DIR=/tmp/load PODGATE_BPF_DIR=/sys/fs/bpf/load "$PODGATE_BIN_DIR/podgatectl" load || status=$?'
     while read -r line; do
       say "$line --test-threads=1 || status=\$?"
     done <<<"$tests"
   fi
-  # shellcheck disable=SC2016 # $status is the machine's
   printf 'echo "$status" >%q/status\n' "$folder"
 } >"$folder/run"
 chmod +x "$folder/run"
