@@ -111,7 +111,7 @@ pub(crate) fn run(context: &Context, asked: &Explain) -> Result<ExitCode, Error>
     let isolated_by = why.isolated_by.first().map(ToString::to_string);
     let answer = Answer {
         pod: format!("{}/{}", record.pod_namespace, record.pod_name),
-        interface: record.ifname.clone(),
+        interface: record.ifname,
         direction: direction.name(),
         peer: asked.peer,
         protocol: asked.protocol,

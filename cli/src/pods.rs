@@ -87,7 +87,7 @@ pub(crate) fn run(context: &Context, options: &Pods) -> Result<ExitCode, Error> 
         let mine = row
             .and_then(|(row, _)| counted.get(&row.slot).cloned())
             .unwrap_or_default();
-        pods.push(pod(record, word, mine, &applied));
+        pods.push(pod(record, word, &mine, &applied));
     }
     pods.sort_by(|a, b| {
         (&a.namespace, &a.name, &a.interface).cmp(&(&b.namespace, &b.name, &b.interface))
@@ -101,7 +101,7 @@ pub(crate) fn run(context: &Context, options: &Pods) -> Result<ExitCode, Error> 
 fn pod(
     record: Record,
     word: Option<PolicyWord>,
-    counted: Counted,
+    counted: &Counted,
     applied: &BTreeMap<u32, Vec<String>>,
 ) -> Pod {
     Pod {

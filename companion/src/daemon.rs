@@ -264,7 +264,7 @@ fn events_thread(shared: &Arc<Shared>, flags: &Flags) -> Result<Sender<()>, Erro
         flags.flow_log_file.clone(),
     );
     spawn("events", "start events thread", move || {
-        events::run(&shared, &bpf_dir, log, &stopped)
+        events::run(&shared, &bpf_dir, log, &stopped);
     })?;
     Ok(stop)
 }

@@ -1,4 +1,5 @@
 //! The corpus of `verdict/tests/corpus` on the real programs: equal action, equal reason, equal counters.
+#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(missing_docs)]
 
 mod kernel;

@@ -87,7 +87,7 @@ impl Walk {
                 self.known.extend(&spec.addresses);
             }
             Change::Host(PeerKey { family, addr }, _) => {
-                drop(self.known.insert(addr.to_ip(*family as u8)))
+                self.known.insert(addr.to_ip(*family as u8));
             }
             // A table never changes under the epoch of tracked flows: the words follow the tables.
             Change::Peer(..) | Change::Prefix(..) | Change::Rule(..) | Change::Port(..) => {
@@ -146,7 +146,7 @@ impl Walk {
         let back = direction.reverse();
         match reason {
             Reason::HostToPod | Reason::PodToHost | Reason::PodToItself => {
-                drop(self.always.insert(tuple))
+                self.always.insert(tuple);
             }
             Reason::Tracked if self.always.contains(&tuple) => {}
             Reason::Tracked => prop_assert!(

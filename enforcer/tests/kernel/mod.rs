@@ -1,5 +1,6 @@
 //! The real programs as a world for cases: loaded once, run by BPF_PROG_TEST_RUN on the loopback device of a network
 //! namespace of their own.
+#![allow(clippy::unwrap_used, reason = "a module of tests")]
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::any::Any;
