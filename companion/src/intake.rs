@@ -6,7 +6,9 @@
 //!
 //! A broken document never blocks another: what its file held stays in force. Time comes in as an argument.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,8 +37,11 @@ pub(crate) struct Intake {
     in_force: BTreeMap<Identity, String>,
     policies: Policies,
     conditions: status::Documents,
+    /// What the conditions are made of, once they are asked for: that is after the change is in force.
+    untold: Option<Untold>,
     /// What is in `applied/` by now.
     kept: BTreeMap<Identity, Arc<Document>>,
+    version: u64,
     /// Whether `applied/` may differ from what is in force.
     unkept: bool,
     /// Digests of the versions in force.
@@ -48,8 +53,8 @@ pub(crate) struct Intake {
 #[derive(Debug, Default)]
 struct Entry {
     state: Option<FileState>,
-    /// Digest of the bytes that `found` was read from.
-    digest: String,
+    /// Hash of the bytes that `found` was read from: whether a second look shows anything new.
+    hash: u64,
     /// The newest reading; in force once accepted.
     found: Found,
     /// The reading that is in force.
@@ -94,6 +99,16 @@ struct Broken {
     isolating: Option<Arc<Document>>,
 }
 
+/// What was assembled last.
+#[derive(Debug)]
+struct Untold {
+    chosen: BTreeMap<Identity, Placed>,
+    duplicates: Vec<(Placed, String)>,
+    /// What is wrong with which document of which file, and whether all it does is isolate.
+    broken: BTreeMap<(Identity, String), (String, bool)>,
+    conditions: BTreeMap<Identity, (Condition, String)>,
+}
+
 #[derive(Debug)]
 struct Settling {
     first: Instant,
@@ -111,7 +126,9 @@ impl Intake {
             in_force: BTreeMap::new(),
             policies: Policies::new(),
             conditions: status::Documents::default(),
+            untold: None,
             kept: BTreeMap::new(),
+            version: 0,
             unkept: true,
             digests: BTreeMap::new(),
             settling: None,
@@ -186,8 +203,16 @@ impl Intake {
     }
 
     /// How the documents stand.
-    pub(crate) fn conditions(&self) -> &status::Documents {
+    pub(crate) fn conditions(&mut self) -> &status::Documents {
+        if let Some(untold) = self.untold.take() {
+            self.tell(untold);
+        }
         &self.conditions
+    }
+
+    /// Counts up whenever the policies in force may have changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Digest of the listing that was read last.
@@ -337,13 +362,15 @@ impl Intake {
                                 .entry(path.clone())
                                 .or_insert(now + SECOND_LOOK);
                         }
-                        let digest = state::layout::digest(&bytes);
-                        if digest == entry.digest && matches!(entry.found, Found::Read(_)) {
+                        let mut hasher = DefaultHasher::new();
+                        bytes.hash(&mut hasher);
+                        let hash = hasher.finish();
+                        if hash == entry.hash && matches!(entry.found, Found::Read(_)) {
                             entry.found.clone()
                         } else {
                             let found = parse(&bytes);
                             keep_copy(&self.store, path, &bytes, &found);
-                            entry.digest = digest;
+                            entry.hash = hash;
                             found
                         }
                     }
@@ -433,11 +460,9 @@ impl Intake {
             }
             // The same document twice in one file: both are told.
             if let Found::Read(contents) = &entry.accepted {
-                for (i, document) in contents.documents.iter().enumerate() {
-                    if contents.documents[..i]
-                        .iter()
-                        .any(|d| d.identity == document.identity)
-                    {
+                let mut seen = BTreeSet::new();
+                for document in &contents.documents {
+                    if !seen.insert(&document.identity) {
                         placed.push(Placed {
                             path: path.as_str().to_owned(),
                             document: Arc::clone(document),
@@ -456,8 +481,23 @@ impl Intake {
             &self.policies,
         );
         self.policies = assembly.policies;
-
+        self.version += 1;
         self.unkept = true;
+        self.untold = Some(Untold {
+            chosen,
+            duplicates,
+            broken,
+            conditions: assembly.conditions,
+        });
+    }
+
+    fn tell(&mut self, untold: Untold) {
+        let Untold {
+            chosen,
+            duplicates,
+            broken,
+            conditions,
+        } = untold;
         let mut digests = BTreeMap::new();
         for (identity, place) in &chosen {
             let digest = match self.digests.remove(identity) {
@@ -483,8 +523,7 @@ impl Intake {
                     true,
                 ),
                 None => {
-                    let (condition, message) = assembly
-                        .conditions
+                    let (condition, message) = conditions
                         .get(identity)
                         .cloned()
                         .unwrap_or((Condition::Applied, String::new()));

@@ -7,7 +7,7 @@ use enforcer::load::{LoadOptions, Loaded, is_loaded, load};
 use enforcer::pins::Pins;
 
 #[test]
-fn programs_pass_the_verifier_and_are_found_again() {
+fn kernel_programs_pass_the_verifier_and_are_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let bpf = std::path::PathBuf::from(format!(
         "/sys/fs/bpf/podgate-test-load-{}",

@@ -43,7 +43,7 @@ fn reach(node: &Node, pod: &Pod<'_>) -> [Reach; 2] {
 }
 
 #[test]
-fn strict_lets_nothing_through_but_the_host() {
+fn kernel_strict_lets_nothing_through_but_the_host() {
     let node = Node::builder("modes").start();
     let _companion = node.companion();
     let pod = add(&node, "strict");
@@ -57,7 +57,7 @@ fn strict_lets_nothing_through_but_the_host() {
 }
 
 #[test]
-fn standard_lets_everything_through_where_no_policy_selects() {
+fn kernel_standard_lets_everything_through_where_no_policy_selects() {
     let node = Node::builder("modes").start();
     let _companion = node.companion();
     let pod = add(&node, "standard");

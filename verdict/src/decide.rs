@@ -305,12 +305,11 @@ fn find<E: Env>(
         );
     }
     let from_opener = judged.opener() as u8 == direction as u8;
-    if expired(
-        now,
-        seen,
-        config.hz,
-        timeout_seconds(work.flow.protocol, state),
-    ) || opens_again(&work.packet, from_opener, state)
+    // No time-out is shorter than what makes a time stamp stale.
+    let stale = stale(now, seen, config.hz);
+    let timeout = timeout_seconds(work.flow.protocol, state);
+    if stale && expired(now, seen, config.hz, timeout)
+        || opens_again(&work.packet, from_opener, state)
     {
         let instead = Why::Instead(state & STATE_ANSWERED != 0);
         return always(
@@ -352,22 +351,14 @@ fn find<E: Env>(
         env.put_flow(&work.flow, &work.value, Write::Replace);
     }
     if allowed {
-        touch(
-            env,
-            endpoint,
-            &flow,
-            seen,
-            state,
-            judged.opener(),
-            direction,
-            config,
-            now,
-            work,
-        );
+        if stale {
+            flow.set_seen(now);
+        }
+        touch(env, endpoint, &flow, state, judged.opener(), direction, work);
         Found::Known(Reason::Tracked)
     } else {
         // Kept, as refused, until idle: were it gone, the peer's next packet would open it the other way round.
-        if stale(now, seen, config.hz) {
+        if stale {
             flow.set_seen(now);
         }
         Found::Known(Reason::FlowRefused)
@@ -407,27 +398,17 @@ const fn opens_again(packet: &Packet, from_opener: bool, state: u32) -> bool {
     }
 }
 
-/// Notes time and state of a packet that passes.
+/// Notes the state after a packet that passes.
 #[inline(always)]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one inlined body; a struct would go through the 512-byte stack"
-)]
 fn touch<E: Env>(
     env: &E,
     endpoint: &Endpoint,
     flow: &E::FlowRef,
-    seen: u32,
     state: u32,
     opener: Direction,
     direction: Direction,
-    config: &Config,
-    now: u32,
     work: &Work,
 ) {
-    if stale(now, seen, config.hz) {
-        flow.set_seen(now);
-    }
     let next = next_state(state, &work.packet, direction, opener);
     if next != state {
         flow.set_state(next);

@@ -146,18 +146,13 @@ impl FlowKey {
     #[inline(always)]
     pub const fn tag(&self) -> u16 {
         let ports = ((self.local_port_be as u32) << 16) | self.remote_port_be as u32;
-        let [r0, r1, r2, r3] = self.remote.0;
+        let (remote, local) = (&self.remote.0, &self.local.0);
         // Cheap, for every tracked packet pays for it: the pod's few addresses differ in their first or last word.
-        let mixed = ports
+        let mixed = (ports ^ remote[0])
             .wrapping_mul(0x9e37_79b1)
-            .wrapping_add(r0.wrapping_mul(0x85eb_ca77))
-            .wrapping_add(r1.wrapping_mul(0xc2b2_ae3d))
-            .wrapping_add(r2.wrapping_mul(0x27d4_eb2f))
-            .wrapping_add(r3.wrapping_mul(0x1656_67b1))
-            .wrapping_add((self.local.0[0] ^ self.local.0[3]).wrapping_mul(0xcc9e_2d51))
-            .wrapping_add(
-                ((self.echo as u32) << 8 | self.protocol as u32).wrapping_mul(0x1b87_3593),
-            );
+            .wrapping_add((remote[1] ^ local[0]).wrapping_mul(0x85eb_ca77))
+            .wrapping_add((remote[2] ^ local[3]).wrapping_mul(0xc2b2_ae3d))
+            .wrapping_add((remote[3] ^ (((self.echo as u32) << 8) | self.protocol as u32)).wrapping_mul(0x27d4_eb2f));
         (mixed ^ (mixed >> 16)) as u16
     }
 }
