@@ -102,6 +102,9 @@ fn packet<E: Env, F: Frame>(
     if let Some(reason) = discovery(env, frame, endpoint, guard, direction, word.epoch(), work) {
         return reason;
     }
+    // Written well before the look-up reads it: a wide load right behind narrow stores waits for them.
+    work.flow.fill(endpoint.life, &work.packet, direction);
+    let tag = work.flow.tag();
     if guard && direction as u8 == Direction::Egress as u8 {
         let src = work.packet.src;
         if !is_own(env, endpoint, work.packet.family, &src, work) {
@@ -119,7 +122,7 @@ fn packet<E: Env, F: Frame>(
     let found = if work.packet.is_icmp_error() {
         icmp_error(env, frame, endpoint, word, direction, config.hz, now, work)
     } else {
-        find(env, meta, endpoint, word, direction, config, now, work)
+        find(env, meta, endpoint, word, direction, config, now, tag, work)
     };
     let reason = match found {
         Found::Known(reason) => reason,
@@ -259,7 +262,7 @@ fn icmp_error<E: Env, F: Frame>(
     }
 }
 
-/// The one flow look-up that every packet pays for.
+/// The one flow look-up that every packet pays for; its key stands in `work.flow`.
 #[inline(always)]
 #[allow(
     clippy::too_many_arguments,
@@ -273,9 +276,9 @@ fn find<E: Env>(
     direction: Direction,
     config: &Config,
     now: u32,
+    tag: u16,
     work: &mut Work,
 ) -> Found {
-    work.flow.fill(endpoint.life, &work.packet, direction);
     let Some(flow) = env.flow(&work.flow) else {
         return always(
             env,
@@ -291,7 +294,7 @@ fn find<E: Env>(
     };
     let judged = Judged(flow.judged());
     let (seen, state) = (flow.seen(), flow.state());
-    if judged.tag() != work.flow.tag() {
+    if judged.tag() != tag {
         return always(
             env,
             meta,
@@ -354,7 +357,15 @@ fn find<E: Env>(
         if stale {
             flow.set_seen(now);
         }
-        touch(env, endpoint, &flow, state, judged.opener(), direction, work);
+        touch(
+            env,
+            endpoint,
+            &flow,
+            state,
+            judged.opener(),
+            direction,
+            work,
+        );
         Found::Known(Reason::Tracked)
     } else {
         // Kept, as refused, until idle: were it gone, the peer's next packet would open it the other way round.

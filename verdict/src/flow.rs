@@ -152,7 +152,10 @@ impl FlowKey {
             .wrapping_mul(0x9e37_79b1)
             .wrapping_add((remote[1] ^ local[0]).wrapping_mul(0x85eb_ca77))
             .wrapping_add((remote[2] ^ local[3]).wrapping_mul(0xc2b2_ae3d))
-            .wrapping_add((remote[3] ^ (((self.echo as u32) << 8) | self.protocol as u32)).wrapping_mul(0x27d4_eb2f));
+            .wrapping_add(
+                (remote[3] ^ (((self.echo as u32) << 8) | self.protocol as u32))
+                    .wrapping_mul(0x27d4_eb2f),
+            );
         (mixed ^ (mixed >> 16)) as u16
     }
 }
