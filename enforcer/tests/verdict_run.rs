@@ -28,7 +28,7 @@ fn not_carried<'a>(kernel: &Kernel, case: &'a Case) -> Option<&'a str> {
 }
 
 #[test]
-fn the_programs_answer_as_the_model_does() {
+fn kernel_answers_as_the_model_does() {
     kernel::own_namespace();
     let mut kernel = Kernel::load();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../verdict/tests/corpus");

@@ -1,3 +1,10 @@
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each user takes what it needs"
+)]
 //! A second reading of frames and of policy, slow and obvious, that shares no line with the crate.
 
 use std::collections::BTreeMap;
@@ -6,7 +13,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use verdict::layout::{Direction, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL};
 use verdict::model::Wire;
 use verdict::model::case::Change;
+use verdict::packet::{self, FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Head, Packet};
 use verdict::{PolicyWord, Reason};
+
+pub mod walk;
 
 /// What a frame says, if all of it can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -324,4 +334,29 @@ impl Policy {
             }
         }
     }
+}
+
+/// What the crate's reader says, in the reference's words.
+pub fn seen(wire: &Wire) -> Option<Seen> {
+    let (mut p, mut head) = (Packet::EMPTY, Head::EMPTY);
+    packet::read(&wire.bytes, &wire.meta(1, 1), &mut p, &mut head).ok()?;
+    if p.is_arp() {
+        return Some(Seen::Arp);
+    }
+    let part = match p.fragment {
+        FRAGMENT_NONE => Part::Whole,
+        FRAGMENT_FIRST => Part::First,
+        FRAGMENT_LATER => Part::Later,
+        other => panic!("fragment {other}"),
+    };
+    let icmp = matches!(p.protocol, 1 | 58) && part != Part::Later;
+    let ports = matches!(p.protocol, 6 | 17 | 33 | 132 | 136) && part != Part::Later;
+    Some(Seen::Ip {
+        src: p.src.to_ip(p.family),
+        dst: p.dst.to_ip(p.family),
+        protocol: p.protocol,
+        ports: ports.then(|| (u16::from_be(p.src_port_be), u16::from_be(p.dst_port_be))),
+        icmp: icmp.then_some(p.icmp_type),
+        part,
+    })
 }
