@@ -2,6 +2,9 @@
 # Sourced by every script: the one place that says where things are and which releases are used.
 # Nothing in here installs or writes anything.
 
+# `set -e` holds within $(...) too: a build that failed must not look like one that found nothing.
+shopt -s inherit_errexit
+
 PODGATE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What is built or fetched for development lives outside the repository and survives `cargo clean`:

@@ -37,18 +37,17 @@ impl Local {
     }
 }
 
-/// The endpoints of the records that `lives` says are in the kernel.
+/// The endpoints of records.
 pub(crate) fn gather(
     records: Vec<Record>,
     workloads: &Workloads,
     config: &NodeConfig,
     before: &BTreeMap<EndpointId, Local>,
     now: Instant,
-    lives: impl Fn(&Record) -> bool,
 ) -> BTreeMap<EndpointId, Local> {
     let mut all = BTreeMap::new();
     for record in records {
-        if record.life == 0 || !lives(&record) {
+        if record.life == 0 {
             continue;
         }
         let id = EndpointId(record.life);

@@ -19,6 +19,7 @@ use crate::marks::Marks;
 const COMPANION: &str = "companion";
 const DOCUMENTS: &str = "documents";
 const ENDPOINTS: &str = "endpoints";
+const FACTS: &str = "facts";
 
 /// The companion itself: `status/companion.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +168,24 @@ pub struct Endpoint {
     pub isolated_egress: bool,
     /// Whether what applies is known; until then its word stays pending.
     pub known: bool,
+}
+
+/// What is known of selectors that no longer count: `status/facts.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Facts {
+    /// Policy and life of the endpoint.
+    pub(crate) settled: Vec<(String, u32)>,
+}
+
+impl Facts {
+    pub(crate) fn read(store: &Store) -> Result<Option<Self>, state::Error> {
+        store.read_status(FACTS)
+    }
+
+    pub(crate) fn write(&self, store: &Store) -> Result<(), state::Error> {
+        store.write_status(FACTS, self)
+    }
 }
 
 impl Companion {

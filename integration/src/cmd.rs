@@ -139,7 +139,7 @@ impl Cmd {
         // Detached threads: a grandchild that keeps a pipe open must not hold the test beyond the time-out.
         std::thread::spawn(move || stdin.map(|mut pipe| pipe.write_all(&input)));
         let (stdout, stderr) = (drain(stdout), drain(stderr));
-        let (code, timed_out) = wait(&mut child, start + self.timeout);
+        let (code, timed_out) = wait(&mut child, start + crate::patience(self.timeout));
         let elapsed = start.elapsed();
         let grace = Duration::from_secs(1);
         let text = |rx: std::sync::mpsc::Receiver<Vec<u8>>| {

@@ -41,12 +41,21 @@ pub use pod::Pod;
 pub use policy::Doc;
 pub use traffic::{Capture, Flood, Knock, Outcome, Server, Session, Sink};
 
+/// How long a bound is here: in an emulated machine (`scripts/vm-test.sh`) everything takes many times as long.
+#[must_use]
+pub fn patience(bound: Duration) -> Duration {
+    static EMULATED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    let emulated = *EMULATED.get_or_init(|| std::env::var_os("PODGATE_VM").is_some());
+    if emulated { bound * 10 } else { bound }
+}
+
 /// Waits until `probe` yields a value, looking every two milliseconds.
 ///
 /// # Panics
 /// When `bound` is over first; the message names `what`.
 #[track_caller]
 pub fn wait_for<T>(what: &str, bound: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let bound = patience(bound);
     let start = Instant::now();
     loop {
         if let Some(value) = probe() {
