@@ -1,0 +1,471 @@
+//! From endpoints and policies to tables and words.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use enforcer::grace::Grace;
+use enforcer::hosts;
+use policy::documents::Directions;
+use policy::plan::{Word, Write};
+use policy::tables::{EndpointPolicy, Set, SetIndex};
+use policy::{EndpointId, Policy, PolicyKey, compile, plan};
+use state::{Phase, Record};
+use verdict::PolicyWord;
+
+use super::{Engine, Options};
+use crate::kernel::{self, Kernel, LOCK, Target};
+use crate::local::{self, Local};
+use crate::shared::Counts;
+
+/// A change that failed is tried again after so long, then twice as long, and so on.
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_AT_MOST: Duration = Duration::from_secs(10);
+/// So many changes may come before what they leave behind is tidied up, even if no change waits that long.
+pub(super) const UNTIDY_AT_MOST: u32 = 32;
+/// What only endpoints that are gone needed is swept after so long at most.
+const STALE_AT_MOST: Duration = Duration::from_secs(5);
+
+/// What a plan leaves for after its words.
+pub(super) struct Tidy {
+    settle: Vec<Write>,
+    sweep: Vec<Write>,
+    /// The grace period that has to be over.
+    grace: u64,
+}
+
+/// Which policies select an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Profile {
+    /// Equal for endpoints that the same versions of the same policies select.
+    pub(super) digest: String,
+    pub(super) policies: Vec<String>,
+}
+
+/// Profiles that are known.
+pub(super) type Profiles = BTreeMap<EndpointId, Profile>;
+
+impl Engine {
+    /// Takes up the endpoints; those that came, went or changed.
+    pub(super) fn gather(&mut self, problems: &mut Vec<String>) -> BTreeSet<EndpointId> {
+        let records = match self.store.records() {
+            Ok(records) => records,
+            Err(error) => {
+                problems.push(error.to_string());
+                return BTreeSet::new();
+            }
+        };
+        problems.extend(records.problems.iter().map(ToString::to_string));
+        let kernel = self.kernel.as_ref();
+        let lives = |record: &Record| match kernel {
+            None => true,
+            Some(kernel) => kernel
+                .endpoints
+                .row(record.ifindex)
+                .inspect_err(|error| tracing::warn!("{error}"))
+                .is_ok_and(|row| row.is_some_and(|row| row.life == record.life)),
+        };
+        let (with_row, without): (Vec<Record>, Vec<Record>) =
+            records.good.into_iter().partition(lives);
+        self.rowless = without
+            .into_iter()
+            .filter(|r| r.phase == Phase::Attached && kernel.is_some())
+            .collect();
+        let locals = local::gather(
+            with_row,
+            &self.workloads,
+            &self.config,
+            &self.locals,
+            Instant::now(),
+        );
+        let mut changed: BTreeSet<EndpointId> = locals
+            .iter()
+            .filter(|(id, local)| self.locals.get(id) != Some(local))
+            .map(|(id, _)| *id)
+            .collect();
+        changed.extend(self.locals.keys().filter(|id| !locals.contains_key(id)));
+        if let Some(kernel) = &mut self.kernel {
+            let gone: Vec<EndpointId> = kernel
+                .live
+                .endpoints()
+                .filter(|id| !locals.contains_key(id))
+                .collect();
+            gone.into_iter().for_each(|id| kernel.live.forget(id));
+        }
+        self.locals = locals;
+        for id in &changed {
+            self.profiles.remove(id);
+        }
+        changed
+    }
+
+    pub(super) fn hosts(&mut self, problems: &mut Vec<String>) {
+        let Some(kernel) = &self.kernel else { return };
+        let done = hosts::gather(&self.store).and_then(|wanted| {
+            let mut set = hosts::HostSet::open(&kernel.pins)?;
+            if set.read()? == wanted {
+                return Ok(hosts::Changes::default());
+            }
+            match self.store.lock(LOCK) {
+                Ok(locked) => Ok(set.apply(&locked, &wanted)?),
+                Err(error) => {
+                    problems.push(format!("bring the host set up to date: {error}"));
+                    Ok(hosts::Changes::default())
+                }
+            }
+        });
+        self.host_paths(problems);
+        match done {
+            Ok(changes) if !changes.is_empty() => {
+                tracing::info!(added = ?changes.added, removed = ?changes.removed, "host set changed");
+            }
+            Ok(_) => {}
+            Err(error) => problems.push(format!("bring the host set up to date: {error}")),
+        }
+    }
+
+    /// Interfaces by which the host's own traffic comes back: by name in the records, by index in the kernel.
+    fn host_paths(&self, problems: &mut Vec<String>) {
+        let Some(kernel) = &self.kernel else { return };
+        let lists = self
+            .locals
+            .values()
+            .filter_map(|l| l.record.other.get(hosts::HOST_PATHS_KEY)?.as_array());
+        let names: BTreeSet<String> = lists
+            .flatten()
+            .filter_map(|name| name.as_str())
+            .map(ToOwned::to_owned)
+            .collect();
+        if names.is_empty() {
+            return;
+        }
+        let done = hosts::host_path_ifindexes(&names)
+            .map_err(|e| e.to_string())
+            .and_then(|wanted| {
+                let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
+                hosts::set_host_paths(&locked, &kernel.pins, &wanted).map_err(|e| e.to_string())
+            });
+        if let Err(error) = done {
+            problems.push(format!("bring host paths up to date: {error}"));
+        }
+    }
+
+    /// Brings the kernel to what policy says: of the endpoints that changed, where that is all that changed.
+    pub(super) fn apply(&mut self, endpoints: &BTreeSet<EndpointId>, everything: bool) {
+        let begin = Instant::now();
+        let done = match self.alike(endpoints).filter(|_| !everything) {
+            Some(words) => self.follow(&words).map(|()| words.len()),
+            None => self.whole(),
+        };
+        match done {
+            Ok(writes) => {
+                let took = begin.elapsed().as_micros();
+                Counts::add(&self.shared.counts.applied, 1);
+                Counts::add(&self.shared.counts.apply_us, took as u64);
+                let (endpoints, policies) = (self.locals.len(), self.intake.policies().len());
+                tracing::debug!(
+                    endpoints,
+                    policies,
+                    writes,
+                    took_us = took,
+                    "policy in force"
+                );
+                if self.status.error.take().is_some() {
+                    tracing::info!("the change that could not be applied is in force now");
+                }
+                self.retry = None;
+            }
+            Err(error) => {
+                self.compiled = None;
+                let wait = self
+                    .retry
+                    .map_or(RETRY, |(_, wait)| (wait * 2).min(RETRY_AT_MOST));
+                self.retry = Some((Instant::now() + wait, wait));
+                Counts::add(&self.shared.counts.apply_errors, 1);
+                let error = error.to_string();
+                if self.status.error.as_ref() != Some(&error) {
+                    tracing::error!(
+                        "apply policy: {error}; the policy before stays in force, trying again"
+                    );
+                }
+                self.status.error = Some(error);
+            }
+        }
+    }
+
+    /// Who is not known yet keeps its pending word; one that the plugin has let go is ours to correct.
+    fn is_undecided(&self, local: &Local) -> bool {
+        let pending = |kernel: &Kernel| {
+            let word = kernel.endpoints.words.get(local.record.slot);
+            word.has(PolicyWord::PENDING) || word.epoch() == 0
+        };
+        !local.known && self.kernel.as_ref().is_none_or(pending)
+    }
+
+    /// Words for endpoints that came or changed while no policy did: those whose policies another endpoint has too get
+    /// its word, and no table has to change. `None` = everything has to be compiled.
+    fn alike(&mut self, changed: &BTreeSet<EndpointId>) -> Option<Vec<Write>> {
+        if self.compiled != Some(self.intake.version()) {
+            return None;
+        }
+        let mut words = Vec::new();
+        for id in changed {
+            let Some(local) = self.locals.get(id) else {
+                // What only it needed is swept when there is time.
+                self.tables.endpoints.remove(id);
+                self.stale
+                    .get_or_insert_with(|| Instant::now() + STALE_AT_MOST);
+                continue;
+            };
+            if self.is_undecided(local) {
+                continue;
+            }
+            let profile = self.profile(local);
+            let (policy, word) = if profile.policies.is_empty() {
+                let empty = self.tables.sets.iter().position(|set| set.rules.is_empty());
+                let set = empty.unwrap_or_else(|| {
+                    self.tables.sets.push(Set::default());
+                    self.tables.sets.len() - 1
+                });
+                let set = SetIndex(u32::try_from(set).ok()?);
+                (
+                    EndpointPolicy {
+                        isolated: Directions::default(),
+                        set,
+                    },
+                    Word::default(),
+                )
+            } else {
+                let live = &self.kernel.as_ref()?.live;
+                self.profiles
+                    .iter()
+                    .filter(|(twin, has)| *twin != id && has.digest == profile.digest)
+                    .find_map(|(twin, _)| {
+                        Some((*self.tables.endpoints.get(twin)?, live.word(*twin)?))
+                    })?
+            };
+            self.tables.endpoints.insert(*id, policy);
+            self.profiles.insert(*id, profile);
+            let before = self
+                .kernel
+                .as_ref()
+                .and_then(|kernel| kernel.live.word(*id));
+            if before != Some(word) {
+                words.push(Write::PutWord {
+                    endpoint: *id,
+                    word,
+                    new_epoch: true,
+                });
+            }
+        }
+        Some(words)
+    }
+
+    /// Flips words that lead to what is in the tables already.
+    fn follow(&mut self, words: &[Write]) -> Result<(), kernel::Error> {
+        self.flip(words)?;
+        if !words.is_empty() {
+            let (settle, sweep) = self
+                .tidy
+                .take()
+                .map_or_else(Default::default, |tidy| (tidy.settle, tidy.sweep));
+            self.leave(settle, sweep);
+        }
+        Ok(())
+    }
+
+    /// Compiles, plans and carries out up to the words.
+    fn whole(&mut self) -> Result<usize, kernel::Error> {
+        self.observe();
+        let decided = self
+            .locals
+            .values()
+            .filter(|local| !self.is_undecided(local));
+        let endpoints: Vec<policy::Endpoint> =
+            decided.map(|local| local.endpoint.clone()).collect();
+        self.compiled = None;
+        self.stale = None;
+        self.tables = compile(&endpoints, self.intake.policies(), &self.facts);
+        let writes = self.carry_out()?;
+        self.compiled = Some(self.intake.version());
+        Ok(writes)
+    }
+
+    /// Takes notice of new versions of policies, once each.
+    fn observe(&mut self) {
+        let now = Instant::now();
+        let policies = self.intake.policies();
+        let is_new = |key: &PolicyKey, policy: &Arc<Policy>| {
+            self.observed
+                .get(key)
+                .is_none_or(|before| !Arc::ptr_eq(before, policy))
+        };
+        let news: Vec<&Arc<Policy>> = policies
+            .iter()
+            .filter(|(key, policy)| is_new(key, policy))
+            .map(|(_, policy)| policy)
+            .collect();
+        if news.is_empty() && policies.len() == self.observed.len() {
+            return;
+        }
+        let endpoints: Vec<policy::Endpoint> =
+            self.locals.values().map(|l| l.endpoint.clone()).collect();
+        let late = |id| self.locals.get(&id).is_some_and(|local| local.is_late(now));
+        for policy in news {
+            self.facts.observe(policy, &endpoints, late);
+        }
+        self.facts.retain(
+            |key| policies.contains_key(key),
+            |id| self.locals.contains_key(&id),
+        );
+        self.profiles.clear();
+        self.observed = policies.clone();
+    }
+
+    fn carry_out(&mut self) -> Result<usize, kernel::Error> {
+        let Some(kernel) = &mut self.kernel else {
+            self.status.generation += 1;
+            return Ok(0);
+        };
+        for local in self.locals.values() {
+            kernel.check_word(local.id(), local.record.slot);
+        }
+        let plan = plan(&kernel.live, &self.tables);
+        if !plan.is_empty() {
+            tracing::trace!("plan\n{plan}");
+        }
+        let writes = plan.len();
+        if plan.waits && !plan.prepare.is_empty() {
+            // Words changed under a plan whose grace period was not waited for: programs may still use what they read.
+            Grace::new()?.wait()?;
+            kernel.live.grace();
+        }
+        // What an earlier plan left to do, this one has found again.
+        self.tidy = None;
+        kernel.write(&plan.prepare)?;
+        self.flip(&plan.words)?;
+        if !plan.words.is_empty() || !plan.settle.is_empty() || !plan.sweep.is_empty() {
+            self.leave(plan.settle, plan.sweep);
+        }
+        Ok(writes)
+    }
+
+    /// Writes words, and gives all words the flags that policy does not decide.
+    fn flip(&mut self, words: &[Write]) -> Result<(), kernel::Error> {
+        let (locals, options) = (&self.locals, &self.options);
+        let Some(kernel) = &mut self.kernel else {
+            return Ok(());
+        };
+        kernel.flip(words, |id| {
+            locals.get(&id).map(|local| target(local, options))
+        })?;
+        for local in locals
+            .values()
+            .filter(|local| self.tables.endpoints.contains_key(&local.id()))
+        {
+            kernel.correct(local.id(), local.record.slot, target(local, options))?;
+        }
+        if !words.is_empty() {
+            self.status.generation += 1;
+        }
+        Ok(())
+    }
+
+    /// Words have flipped: what is to be done once no program uses the old ones.
+    fn leave(&mut self, settle: Vec<Write>, sweep: Vec<Write>) {
+        self.graces += 1;
+        self.untidy += 1;
+        self.tidy = Some(Tidy {
+            settle,
+            sweep,
+            grace: self.graces,
+        });
+        if self.untidy <= UNTIDY_AT_MOST {
+            // Who waits for it has ended only when the process does.
+            let _ = self.ask_grace.send(self.graces);
+            return;
+        }
+        // Changes come faster than grace periods go by: this one is waited for here.
+        if Grace::new().and_then(|grace| grace.wait()).is_ok() {
+            self.grace(self.graces);
+        }
+    }
+
+    /// Which policies select an endpoint, in which versions.
+    fn profile(&self, local: &Local) -> Profile {
+        let (mut policies, mut text) = (Vec::new(), String::new());
+        for policy in self.intake.policies().values() {
+            if policy.selects(&local.endpoint, &self.facts) {
+                text.push_str(&policy.key.to_string());
+                for document in &policy.documents {
+                    text.push('\n');
+                    text.push_str(self.intake.digest(&document.identity).unwrap_or_default());
+                }
+                policies.push(policy.key.policy.to_string());
+            }
+        }
+        policies.dedup();
+        Profile {
+            digest: state::layout::digest(text.as_bytes()),
+            policies,
+        }
+    }
+
+    /// The profiles of all endpoints, those that are known already as they are.
+    pub(super) fn profile_all(&mut self) {
+        // Digests of documents are made when they are told of.
+        self.intake.conditions();
+        let lacking: Vec<(EndpointId, Profile)> = self
+            .locals
+            .values()
+            .filter(|local| !self.profiles.contains_key(&local.id()))
+            .map(|local| (local.id(), self.profile(local)))
+            .collect();
+        self.profiles.extend(lacking);
+        self.profiles.retain(|id, _| self.locals.contains_key(id));
+    }
+
+    /// A grace period is over: what the old words led to may be changed now, and after one more, swept.
+    pub(super) fn grace(&mut self, number: u64) {
+        let (Some(kernel), Some(tidy)) = (&mut self.kernel, &mut self.tidy) else {
+            return;
+        };
+        if tidy.grace != number {
+            return;
+        }
+        kernel.live.grace();
+        let settle = std::mem::take(&mut tidy.settle);
+        let sweep = if settle.is_empty() {
+            std::mem::take(&mut tidy.sweep)
+        } else {
+            Vec::new()
+        };
+        let done = kernel.write(&settle).and_then(|()| kernel.write(&sweep));
+        match done {
+            Ok(()) if settle.is_empty() => {
+                self.untidy = 0;
+                self.tidy = None;
+            }
+            Ok(()) => {
+                self.graces += 1;
+                tidy.grace = self.graces;
+                let _ = self.ask_grace.send(self.graces);
+            }
+            Err(error) => {
+                tracing::warn!("tidy up tables: {error}; the next change does it");
+                self.tidy = None;
+            }
+        }
+    }
+}
+
+/// Interface and flags that policy does not decide.
+fn target(local: &Local, options: &Options) -> Target {
+    let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+    Target {
+        ifindex: local.record.ifindex,
+        extra: flag(local.is_strict(), PolicyWord::STRICT)
+            | flag(options.suspended, PolicyWord::SUSPENDED)
+            | flag(options.events, PolicyWord::LOG),
+    }
+}
