@@ -6,6 +6,10 @@
 //!
 //! A broken document never blocks another: what its file held stays in force. Time comes in as an argument.
 
+mod contents;
+#[cfg(test)]
+mod tests;
+
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
@@ -17,6 +21,7 @@ use policy::sets::{self, Placed};
 use policy::{Document, Identity, Kind, Policies, assemble};
 use state::{FileState, Index, Listing, RelPath, Store};
 
+use self::contents::{Contents, Found, Held, keep_copy, parse, stay};
 use crate::status;
 
 /// Without a further change for so long, unmarked documents count.
@@ -61,42 +66,6 @@ struct Entry {
     accepted: Found,
     /// What this file gives: the last good version of each document.
     held: BTreeMap<Identity, Held>,
-}
-
-#[derive(Clone, Debug)]
-struct Held {
-    document: Arc<Document>,
-    /// Why this is not simply what the file says.
-    broken: Option<String>,
-    /// It only isolates: no good version was ever seen.
-    isolating: bool,
-}
-
-/// What a file was found to be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Found {
-    /// Nothing there.
-    #[default]
-    Gone,
-    /// Something that cannot be read.
-    Unreadable(String),
-    /// Text.
-    Read(Arc<Contents>),
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Contents {
-    documents: Vec<Arc<Document>>,
-    broken: Vec<Broken>,
-    /// No document and no list.
-    blank: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Broken {
-    identity: Option<Identity>,
-    message: String,
-    isolating: Option<Arc<Document>>,
 }
 
 /// What was assembled last.
@@ -662,141 +631,5 @@ impl Intake {
         }
         self.kept.remove(&gone);
         Some(())
-    }
-}
-
-/// Everything a file held stays, because of the file.
-fn stay(before: BTreeMap<Identity, Held>, reason: &str) -> BTreeMap<Identity, Held> {
-    let broken = |held: Held| Held {
-        broken: Some(reason.to_owned()),
-        ..held
-    };
-    before
-        .into_iter()
-        .map(|(identity, held)| (identity, broken(held)))
-        .collect()
-}
-
-fn parse(bytes: &[u8]) -> Found {
-    let reading = documents::read(bytes);
-    let mut contents = Contents {
-        documents: Vec::new(),
-        broken: Vec::new(),
-        blank: reading.blank,
-    };
-    for one in reading.documents {
-        match one {
-            Ok(document) => contents.documents.push(Arc::new(document)),
-            Err(broken) => contents.broken.push(Broken {
-                message: broken.error.to_string(),
-                identity: broken.identity,
-                isolating: broken.isolating.map(|d| Arc::new(*d)),
-            }),
-        }
-    }
-    Found::Read(Arc::new(contents))
-}
-
-/// A copy of what could not be read goes into `quarantine/`; it goes again once the file reads well.
-fn keep_copy(store: &Store, path: &RelPath, bytes: &[u8], found: &Found) {
-    let reason = found
-        .complaints(path)
-        .first()
-        .map(|file| file.message.clone())
-        .or_else(|| match found {
-            Found::Read(contents) => contents.broken.first().map(|b| b.message.clone()),
-            _ => None,
-        });
-    let done = match reason {
-        Some(reason) => store.quarantine(path.as_str(), bytes, &reason).map(|_| ()),
-        None => store.release(path.as_str()).map(|_| ()),
-    };
-    if let Err(error) = done {
-        tracing::debug!("quarantine copy of {path}: {error}");
-    }
-}
-
-impl Found {
-    /// All its documents carry part marks: whoever wrote it says when it is complete.
-    fn is_marked(&self) -> bool {
-        match self {
-            Self::Read(contents) => {
-                contents.broken.is_empty()
-                    && !contents.documents.is_empty()
-                    && contents.documents.iter().all(|d| d.part.is_some())
-            }
-            _ => false,
-        }
-    }
-
-    /// What is wrong with the file, apart from documents that can be named.
-    fn complaints(&self, path: &RelPath) -> Vec<status::File> {
-        let file = |message: String| status::File {
-            path: path.as_str().to_owned(),
-            condition: Condition::Broken,
-            message,
-        };
-        match self {
-            Self::Gone => Vec::new(),
-            Self::Unreadable(reason) => vec![file(reason.clone())],
-            Self::Read(contents) if contents.blank => vec![file("holds no document".into())],
-            Self::Read(contents) => contents
-                .broken
-                .iter()
-                .filter(|b| b.identity.is_none() || b.isolating.is_none())
-                .map(|b| file(b.message.clone()))
-                .collect(),
-        }
-    }
-}
-
-impl Contents {
-    /// What the file gives, given what it gave before.
-    fn hold(&self, mut before: BTreeMap<Identity, Held>) -> BTreeMap<Identity, Held> {
-        let mut held: BTreeMap<Identity, Held> = BTreeMap::new();
-        for document in &self.documents {
-            let one = Held {
-                document: Arc::clone(document),
-                broken: None,
-                isolating: false,
-            };
-            held.entry(document.identity.clone()).or_insert(one);
-        }
-        for broken in &self.broken {
-            let Some(identity) = broken
-                .identity
-                .as_ref()
-                .filter(|identity| !held.contains_key(*identity))
-            else {
-                continue;
-            };
-            let message = Some(broken.message.clone());
-            let good = before.remove(identity).filter(|held| !held.isolating);
-            let one = match (good, &broken.isolating) {
-                (Some(good), _) => Held {
-                    broken: message,
-                    ..good
-                },
-                (None, Some(document)) => Held {
-                    document: Arc::clone(document),
-                    broken: message,
-                    isolating: true,
-                },
-                (None, None) => continue,
-            };
-            held.insert(identity.clone(), one);
-        }
-        // Something in it cannot be told to be a document: whatever is missing may be that.
-        if self.blank || self.broken.iter().any(|b| b.identity.is_none()) {
-            let reason = self
-                .broken
-                .iter()
-                .find(|b| b.identity.is_none())
-                .map_or("holds no document", |b| &b.message);
-            for (identity, one) in stay(before, reason) {
-                held.entry(identity).or_insert(one);
-            }
-        }
-        held
     }
 }
