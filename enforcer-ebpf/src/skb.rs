@@ -6,7 +6,10 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use verdict::env::{Frame, Meta};
-use verdict::packet::{HEAD_BYTES, Head};
+use verdict::packet::{HEAD_MASK, Head};
+
+/// Bytes of an Ethernet header: less is never asked for.
+const ETHERNET: u32 = 14;
 
 /// A frame, read by copy: that works on non-linear skbs too and changes nothing.
 pub(crate) struct Skb(pub(crate) *mut __sk_buff);
@@ -54,14 +57,14 @@ impl Frame for Skb {
 
     #[inline(always)]
     fn head(&self, offset: u32, length: u32, into: &mut Head) -> bool {
-        // The verifier wants to see both bounds. LLVM knows them and would take the comparison out: it must not know
-        // where the number comes from.
+        // The verifier wants to see both bounds, and that of 6.1 learns nothing from "not 0". LLVM knows them and would
+        // take mask and comparison out: it must not know where the number comes from.
         // SAFETY: a variable of our own.
-        let length = unsafe { read_volatile(&raw const length) };
-        if length == 0 || length > HEAD_BYTES {
+        let length = unsafe { read_volatile(&raw const length) } & HEAD_MASK;
+        if length < ETHERNET {
             return false;
         }
-        // SAFETY: a head has room for so many bytes behind its front.
+        // SAFETY: a head has room for any length under the mask behind its front.
         unsafe {
             let front = (&raw mut *into).cast::<u8>().add(Head::FRONT as usize);
             bpf_skb_load_bytes(self.0.cast(), offset, front.cast(), length) == 0

@@ -110,10 +110,12 @@ impl Mac {
     }
 }
 
-/// Words of a [`Head`].
-const HEAD_WORDS: usize = 18;
-/// Bytes of a frame that a [`Head`] holds: Ethernet, IPv6 and TCP up to its flags.
+/// Bytes of a frame that are read at once: Ethernet, IPv6 and TCP up to its flags.
 pub const HEAD_BYTES: u32 = 70;
+/// A [`Head`] has room for any length under this mask: so the verifier of 5.10 sees that a length fits.
+pub const HEAD_MASK: u32 = 0x7f;
+/// Words of a [`Head`].
+const HEAD_WORDS: usize = (Head::FRONT + HEAD_MASK).div_ceil(4) as usize;
 
 /// The first bytes of a frame, from the third byte on: so the IP header behind an Ethernet header lies on words, and an
 /// address is read as words and not byte by byte (the BPF target has no unaligned loads).
