@@ -19,5 +19,5 @@ for target in "${targets[@]}"; do
   mkdir -p "corpus/$target" "artifacts/$target"
   echo "fuzz $target for $seconds s"
   "$CARGO_TARGET_DIR/$triple/release/$target" "corpus/$target" -max_total_time="$seconds" -max_len=4096 \
-    -artifact_prefix="artifacts/$target/" -print_final_stats=1 -verbosity=0
+    -artifact_prefix="artifacts/$target/" -print_final_stats=1 -verbosity=0 2>&1 | grep -v "^\(\"\|###\)"
 done

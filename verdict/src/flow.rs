@@ -1,7 +1,9 @@
 //! Tracked flows: the judgement word, the states, the time-outs.
 
-use crate::layout::{Direction, ECHO_ASKED_BY_OTHER, ECHO_ASKED_BY_POD, FlowKey, FragmentKey};
-use crate::packet::{ECHO_NONE, ECHO_REQUEST, Packet, proto, tcp};
+use crate::layout::{
+    Direction, ECHO_ASKED_BY_OTHER, ECHO_ASKED_BY_POD, FlowKey, FragmentKey, ICMP_PAIR,
+};
+use crate::packet::{ECHO_NONE, ECHO_OTHER, ECHO_REQUEST, Packet, proto, tcp};
 
 /// Times in flow values count in units of so many jiffies (a power of two): they come round after years.
 pub const TICK_JIFFIES: u64 = 16;
@@ -121,6 +123,8 @@ impl FlowKey {
         self.protocol = packet.protocol;
         self.echo = if packet.echo == ECHO_NONE {
             0
+        } else if packet.echo == ECHO_OTHER {
+            ICMP_PAIR + (packet.icmp_type as u16).div_ceil(2)
         } else if (packet.echo == ECHO_REQUEST) == (direction as u8 == Direction::Egress as u8) {
             ECHO_ASKED_BY_POD
         } else {

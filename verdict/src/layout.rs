@@ -186,7 +186,7 @@ pub struct FlowKey {
     pub family: u8,
     /// Protocol number of the packet's last header.
     pub protocol: u8,
-    /// See `ECHO_ASKED_*`; 0 for all that is no ICMP echo.
+    /// See `ECHO_ASKED_*` and [`ICMP_PAIR`]; 0 for all that is no ICMP.
     pub echo: u16,
     /// Address of the pod's side.
     pub local: Addr,
@@ -198,6 +198,9 @@ pub struct FlowKey {
 pub const ECHO_ASKED_BY_POD: u16 = 1;
 /// An ICMP echo that the other side asks.
 pub const ECHO_ASKED_BY_OTHER: u16 = 2;
+/// Other ICMP: this and half the type, rounded up. A request and its reply (13 and 14 and so on; 139 and 140) are one flow,
+/// and no other type is of it.
+pub const ICMP_PAIR: u16 = 0x100;
 
 /// Value of a tracked flow and of a first fragment.
 #[repr(C)]

@@ -185,6 +185,8 @@ pub const ECHO_NONE: u8 = 0;
 pub const ECHO_REQUEST: u8 = 1;
 /// A reply.
 pub const ECHO_REPLY: u8 = 2;
+/// An ICMP message of another type.
+pub const ECHO_OTHER: u8 = 3;
 
 impl Packet {
     /// Nothing read yet.
@@ -713,7 +715,7 @@ fn note_echo(packet: &mut Packet, icmp_type: u8, id: u16) -> u8 {
         packet.dst_port_be = id;
         ECHO_REPLY
     } else {
-        ECHO_NONE
+        ECHO_OTHER
     }
 }
 
@@ -784,7 +786,7 @@ pub fn read_embedded<F: Frame>(
     }
     if inner.is_icmp() {
         inner.echo = note_echo(inner, p[0], u16::from_ne_bytes([p[4], p[5]]));
-        if inner.echo == ECHO_NONE {
+        if inner.echo != ECHO_REQUEST && inner.echo != ECHO_REPLY {
             // An error about an error or a neighbour message is nobody's.
             return Err(Reason::IcmpUnrelated);
         }
