@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData};
 use state::{Locked, Store};
 use verdict::PolicyWord;
 use verdict::layout::{
@@ -156,20 +156,20 @@ impl Tables {
             }
             Write::DeletePeer { address, len } if is_exact(address, len) => (
                 "PEERS",
-                gone(self.peers.remove(&maps::PeerKey(exact_key(address)))),
+                maps::gone(self.peers.remove(&maps::PeerKey(exact_key(address)))),
             ),
             Write::DeletePeer { address, len } => (
                 "PREFIXES",
-                gone(self.prefixes.remove(&prefix_key(&trie_key(address, len)))),
+                maps::gone(self.prefixes.remove(&prefix_key(&trie_key(address, len)))),
             ),
             Write::PutRule { key, value } => {
                 ("RULES", self.rules.insert(maps::RuleKey(key), value, 0))
             }
-            Write::DeleteRule { key } => ("RULES", gone(self.rules.remove(&maps::RuleKey(key)))),
+            Write::DeleteRule { key } => ("RULES", maps::gone(self.rules.remove(&maps::RuleKey(key)))),
             Write::PutPort { key, value } => {
                 ("PORTS", self.ports.insert(&port_key(&key), value, 0))
             }
-            Write::DeletePort { key } => ("PORTS", gone(self.ports.remove(&port_key(&key)))),
+            Write::DeletePort { key } => ("PORTS", maps::gone(self.ports.remove(&port_key(&key)))),
         };
         done.map_err(|e| maps::Error::write(name, &e))
     }
@@ -267,13 +267,6 @@ pub fn in_slices<E: From<state::lock::Error>>(
                 return Ok(());
             }
         }
-    }
-}
-
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        other => other,
     }
 }
 

@@ -250,10 +250,7 @@ impl Endpoints {
         if life.is_some_and(|l| l != row.life) {
             return Ok(false);
         }
-        match self.rows.remove(&ifindex) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
-            Err(e) => return Err(maps::Error::write("ENDPOINTS", &e).into()),
-        }
+        maps::gone(self.rows.remove(&ifindex)).map_err(|e| maps::Error::write("ENDPOINTS", &e))?;
         self.words.set(row.slot, PolicyWord(0));
         if row.endpoint.flags & ENDPOINT_MORE_SOURCES != 0 {
             self.delete_sources(row.life);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData};
 use state::{Locked, Store};
 use verdict::flow::{STATE_ANSWERED, TICK_JIFFIES, expired, ticks, timeout_seconds};
 use verdict::layout::{Config, FlowValue, Share, Swept};
@@ -339,7 +339,7 @@ impl Flows {
             };
             let value = match self.flows.get(&key, 0) {
                 Ok(maps::FlowValue(value)) => value,
-                Err(MapError::KeyNotFound) => return Ok(true),
+                Err(e) if maps::is_gone(&e) => return Ok(true),
                 Err(e) => return Err(Error::Map(maps::Error::read("FLOWS", &e))),
             };
             let still = match why {
@@ -352,7 +352,7 @@ impl Flows {
             }
             match self.flows.remove(&key) {
                 Ok(()) => {}
-                Err(MapError::KeyNotFound) => return Ok(true),
+                Err(e) if maps::is_gone(&e) => return Ok(true),
                 Err(e) => return Err(Error::Map(maps::Error::write("FLOWS", &e))),
             }
             let answered = u64::from(value.state & STATE_ANSWERED != 0);

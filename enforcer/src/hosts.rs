@@ -165,7 +165,7 @@ impl HostSet {
             self.map.insert(key(*ip), 1, 0).map_err(fail)?;
         }
         for ip in &changes.removed {
-            gone(self.map.remove(&key(*ip))).map_err(fail)?;
+            maps::gone(self.map.remove(&key(*ip))).map_err(fail)?;
         }
         Ok(changes)
     }
@@ -259,17 +259,10 @@ fn set<K: aya::Pod + PartialEq>(
         changed = true;
     }
     for key in held.iter().filter(|key| !wanted.contains(key)) {
-        gone(map.remove(key)).map_err(fail)?;
+        maps::gone(map.remove(key)).map_err(fail)?;
         changed = true;
     }
     Ok(changed)
-}
-
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        other => other,
-    }
 }
 
 const fn key(ip: IpAddr) -> maps::PeerKey {

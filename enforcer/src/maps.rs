@@ -111,6 +111,19 @@ fn deep(e: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// What was to be deleted may be gone already. (aya tells of a missing key by the errno alone when it deletes.)
+pub(crate) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(e) if is_gone(&e) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a key is not there.
+pub(crate) fn is_gone(e: &MapError) -> bool {
+    matches!(e, MapError::KeyNotFound) || errno(e) == Some(libc::ENOENT)
+}
+
 /// The errno at the bottom of an error, if there is one.
 fn errno(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut cause = Some(e);

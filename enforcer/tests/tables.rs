@@ -1,0 +1,265 @@
+//! Policy tables, host set, grace periods and the lock's slices on the real kernel.
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use enforcer::apply::{Flip, SLICE, Tables, Write, in_slices};
+use enforcer::endpoint::{Endpoints, NewEndpoint};
+use enforcer::grace::Grace;
+use enforcer::hosts::{HostSet, set_host_ports};
+use enforcer::load::{LoadOptions, load};
+use enforcer::pins::Pins;
+use state::Store;
+use verdict::PolicyWord;
+use verdict::layout::{PORT_ALLOW, PortKey, RULE_ALLOW_ALL, RuleKey};
+
+const LONG: Duration = Duration::from_secs(10);
+
+struct Scene {
+    dir: tempfile::TempDir,
+    bpf: PathBuf,
+    store: Store,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir
+            .path()
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .trim_start_matches('.')
+            .to_owned();
+        let bpf = PathBuf::from(format!("/sys/fs/bpf/podgate-test-{name}"));
+        let store = Store::create(dir.path().join("state")).unwrap();
+        let options = LoadOptions {
+            flow_limit: 32_768,
+            ..LoadOptions::default()
+        };
+        load(&store.lock(LONG).unwrap(), &bpf, options).unwrap();
+        Self { dir, bpf, store }
+    }
+
+    fn pins(&self) -> Pins {
+        Pins::new(&self.bpf)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.bpf);
+        let _ = self.dir.path();
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn writes_are_read_back_and_may_be_repeated() {
+    let scene = Scene::new();
+    let mut tables = Tables::open(&scene.pins()).unwrap();
+    let rule = RuleKey {
+        class: 7,
+        set: 3,
+        direction: 1,
+        family: 6,
+    };
+    let port = PortKey {
+        prefix_len: PortKey::FULL_BITS,
+        port_set: 9,
+        protocol_be: 6u16.to_be(),
+        port_be: 443u16.to_be(),
+    };
+    let puts = [
+        Write::PutPeer {
+            address: ip("10.0.0.1"),
+            len: 32,
+            class: 5,
+        },
+        Write::PutPeer {
+            address: ip("10.0.0.0"),
+            len: 8,
+            class: 6,
+        },
+        Write::PutPeer {
+            address: ip("2001:db8::"),
+            len: 32,
+            class: 7,
+        },
+        Write::PutPeer {
+            address: ip("2001:db8::1"),
+            len: 128,
+            class: 8,
+        },
+        Write::PutRule {
+            key: rule,
+            value: RULE_ALLOW_ALL,
+        },
+        Write::PutPort {
+            key: port,
+            value: PORT_ALLOW,
+        },
+    ];
+    let locked = scene.store.lock(LONG).unwrap();
+    for write in puts.iter().chain(&puts) {
+        tables.write(&locked, write).unwrap();
+    }
+    let mut contents = tables.contents().unwrap();
+    contents.peers.sort();
+    let peers = [
+        (ip("10.0.0.0"), 8, 6),
+        (ip("10.0.0.1"), 32, 5),
+        (ip("2001:db8::"), 32, 7),
+        (ip("2001:db8::1"), 128, 8),
+    ];
+    assert_eq!(contents.peers, peers);
+    assert_eq!(
+        (contents.rules, contents.ports),
+        (vec![(rule, RULE_ALLOW_ALL)], vec![(port, PORT_ALLOW)])
+    );
+    let deletes = [
+        Write::DeletePeer {
+            address: ip("10.0.0.1"),
+            len: 32,
+        },
+        Write::DeletePeer {
+            address: ip("10.0.0.0"),
+            len: 8,
+        },
+        Write::DeletePeer {
+            address: ip("2001:db8::"),
+            len: 32,
+        },
+        Write::DeletePeer {
+            address: ip("2001:db8::1"),
+            len: 128,
+        },
+        Write::DeleteRule { key: rule },
+        Write::DeletePort { key: port },
+    ];
+    for write in deletes.iter().chain(&deletes) {
+        tables.write(&locked, write).unwrap();
+    }
+    let contents = tables.contents().unwrap();
+    assert!(contents.peers.is_empty() && contents.rules.is_empty() && contents.ports.is_empty());
+}
+
+#[test]
+fn words_flip_with_one_new_epoch_and_never_anothers() {
+    let scene = Scene::new();
+    let locked = scene.store.lock(LONG).unwrap();
+    let mut endpoints = Endpoints::open(&scene.bpf).unwrap();
+    let mut rows = Vec::new();
+    for ifindex in [4_000_001, 4_000_002, 4_000_003] {
+        let reserved = endpoints.reserve(&locked).unwrap();
+        let new = NewEndpoint {
+            ifindex,
+            mac: [2, 0, 0, 0, 0, 1],
+            addresses: vec![ip("10.0.0.9")],
+            extra_sources: vec![],
+            source_guard: true,
+            flags: PolicyWord::PENDING,
+        };
+        rows.push(endpoints.create(&locked, reserved, &new).unwrap());
+    }
+    let flip = |row: usize, life: u32, new_epoch: bool| Flip {
+        ifindex: rows[row].ifindex,
+        life,
+        flags: PolicyWord::STRICT,
+        set: 4,
+        new_epoch,
+    };
+    let before = endpoints.words.get(rows[2].slot);
+    let flips = [
+        flip(0, rows[0].life, false),
+        flip(1, rows[1].life, true),
+        flip(2, rows[2].life + 100, true),
+    ];
+    let gone = Tables::flip(&mut endpoints, &locked, &flips).unwrap();
+    assert_eq!(gone, [flips[2]], "a life that is not there");
+    assert_eq!(endpoints.words.get(rows[2].slot), before);
+    let (a, b) = (
+        endpoints.words.get(rows[0].slot),
+        endpoints.words.get(rows[1].slot),
+    );
+    assert_eq!(
+        (a.flags(), a.set(), a.epoch()),
+        (PolicyWord::STRICT, 4, b.epoch())
+    );
+    assert!(
+        a.epoch() > before.epoch(),
+        "a pending word gets a new epoch in any case"
+    );
+    Tables::flip(&mut endpoints, &locked, &[flip(0, rows[0].life, false)]).unwrap();
+    assert_eq!(endpoints.words.get(rows[0].slot).epoch(), a.epoch());
+}
+
+#[test]
+fn host_set_and_host_ports_hold_exactly_what_is_wanted() {
+    let scene = Scene::new();
+    let locked = scene.store.lock(LONG).unwrap();
+    let mut set = HostSet::open(&scene.pins()).unwrap();
+    let first = BTreeSet::from([ip("192.0.2.1"), ip("2001:db8::1")]);
+    let changes = set.apply(&locked, &first).unwrap();
+    assert_eq!((changes.added.len(), changes.removed.len()), (2, 0));
+    assert!(set.apply(&locked, &first).unwrap().is_empty());
+    let second = BTreeSet::from([ip("192.0.2.1"), ip("192.0.2.2")]);
+    let changes = set.apply(&locked, &second).unwrap();
+    assert_eq!(
+        (changes.added, changes.removed),
+        (vec![ip("192.0.2.2")], vec![ip("2001:db8::1")])
+    );
+    assert_eq!(set.read().unwrap(), second);
+    let ports = BTreeSet::from([(6, 80), (17, 53)]);
+    assert!(set_host_ports(&locked, &scene.pins(), &ports).unwrap());
+    assert!(!set_host_ports(&locked, &scene.pins(), &ports).unwrap());
+    assert!(set_host_ports(&locked, &scene.pins(), &BTreeSet::new()).unwrap());
+}
+
+#[test]
+fn grace_periods_are_waited_for() {
+    let grace = Grace::new().unwrap();
+    for _ in 0..3 {
+        let begin = Instant::now();
+        grace.wait().unwrap();
+        println!("grace period: {:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn a_long_change_lets_others_have_the_lock() {
+    let scene = Scene::new();
+    let store = scene.store.clone();
+    let (begun, wait) = std::sync::mpsc::channel();
+    let work = std::thread::spawn(move || {
+        let (mut n, begin) = (0u32, Instant::now());
+        in_slices::<state::lock::Error>(&store, LONG, |_| {
+            if n == 0 {
+                begun.send(()).unwrap();
+            }
+            n += 1;
+            std::thread::sleep(Duration::from_micros(100));
+            Ok(begin.elapsed() < Duration::from_millis(500))
+        })
+        .unwrap();
+    });
+    wait.recv().unwrap();
+    // A store of another process: its own idea of when it released the lock.
+    let other = Store::open(scene.store.root()).unwrap();
+    let begin = Instant::now();
+    drop(other.lock(LONG).unwrap());
+    let waited = begin.elapsed();
+    println!("waited {waited:?}");
+    assert!(
+        waited < Duration::from_millis(250),
+        "{waited:?} while slices are {SLICE:?}"
+    );
+    work.join().unwrap();
+}
