@@ -50,6 +50,7 @@ pub(crate) struct Kernel {
     store: Store,
     pub(crate) pins: Pins,
     stamp: [Option<u64>; 2],
+    folders: Option<[Times; 2]>,
     pub(crate) endpoints: Endpoints,
     pub(crate) programs: Programs,
     pub(crate) flows: Flows,
@@ -81,6 +82,7 @@ impl Kernel {
             store: store.clone(),
             pins,
             stamp,
+            folders: None,
             endpoints,
             programs,
             flows,
@@ -92,9 +94,16 @@ impl Kernel {
         Ok(Some(kernel))
     }
 
-    /// Whether the pins are still those that were opened.
-    pub(crate) fn is_current(&self) -> bool {
-        self.stamp == stamp(&self.pins) && self.keeper.missing().is_empty()
+    /// Whether the pins are still those that were opened. Between two thorough looks only the folders' times are looked
+    /// at: removing a pin changes them.
+    pub(crate) fn is_current(&mut self, thorough: bool) -> bool {
+        let folders = folders(&self.pins);
+        if !thorough && self.folders.is_some() && self.folders == folders {
+            return true;
+        }
+        let current = self.stamp == stamp(&self.pins) && self.keeper.missing().is_empty();
+        self.folders = folders.filter(|_| current);
+        current
     }
 
     /// Puts pins back that somebody removed. False = somebody has loaded anew: open that instead.
@@ -455,6 +464,18 @@ const fn port_verdict(value: PortValue) -> Verdict {
         PORT_DENY => Verdict::Deny,
         _ => Verdict::Default,
     }
+}
+
+/// Inode and time of the last change.
+type Times = (u64, i64, i64);
+
+fn folders(pins: &Pins) -> Option<[Times; 2]> {
+    let times = |path: PathBuf| {
+        fs::metadata(path)
+            .ok()
+            .map(|m| (m.ino(), m.mtime(), m.mtime_nsec()))
+    };
+    Some([times(pins.maps())?, times(pins.programs())?])
 }
 
 /// What changes when maps or programs are made anew.

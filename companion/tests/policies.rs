@@ -7,9 +7,11 @@ mod node;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use enforcer::maps;
 use node::{Connection, LONG, Node, allow, marked, wait_until};
 use state::{AttachMode, Mode};
 use verdict::PolicyWord;
+use verdict::layout::{Addr, PrefixKey, PrefixValue};
 
 #[test]
 fn a_policy_takes_effect_and_goes_again() {
@@ -195,4 +197,68 @@ fn the_mode_of_a_running_endpoint_follows_its_record() {
         node.word(&record).has(PolicyWord::STRICT)
     });
     assert!(!node.connects(&client, &pod, 80));
+}
+
+#[test]
+fn a_full_table_leaves_the_old_policy_in_force_until_there_is_room() {
+    let mut node = Node::new();
+    node.load();
+    let (pod, client, other) = (node.pod(), node.pod(), node.pod());
+    node.start(&[]);
+    let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
+    node.policy(
+        "web.yaml",
+        &allow("web", &pod, "web", &[client.v4, client.v6], 80),
+    );
+    wait_until("in force", LONG, || {
+        node.word(&record).has(PolicyWord::ISOLATED_INGRESS)
+    });
+    assert!(node.connects(&client, &pod, 80));
+
+    // Somebody else's prefixes, up to the brim.
+    let pins = enforcer::pins::Pins::new(&node.bpf);
+    let mut prefixes: aya::maps::LpmTrie<_, maps::PrefixData, maps::PrefixValue> =
+        maps::trie(&pins, "PREFIXES").unwrap();
+    let key = |n: u32| {
+        let addr = Addr::v4(n.to_be_bytes());
+        maps::prefix_key(&PrefixKey {
+            prefix_len: PrefixKey::FIXED_BITS + 32,
+            family: 99,
+            addr,
+        })
+    };
+    let mut filled = 0;
+    while prefixes
+        .insert(&key(filled), maps::PrefixValue(PrefixValue::default()), 0)
+        .is_ok()
+    {
+        filled += 1;
+    }
+    let word = node.word(&record);
+    let blocks = ["10.77.0.0/16", "fd77::/16"];
+    let text = allow("web", &pod, "web", &[client.v4, client.v6], 80);
+    let wider = blocks.iter().fold(text, |text, block| {
+        format!("{text}  - {{cidr: \"{block}\", ports: [{{protocol: TCP, port: 80}}]}}\n")
+    });
+    node.policy("web.yaml", &marked(&wider, 1));
+    let status = || {
+        companion::status::Companion::read(&node.store)
+            .unwrap()
+            .unwrap()
+    };
+    wait_until("it is told", LONG, || {
+        status().error.is_some_and(|e| e.contains("PREFIXES"))
+    });
+    assert_eq!(node.word(&record), word);
+    assert!(node.connects(&client, &pod, 80));
+    assert!(!node.connects(&other, &pod, 80));
+
+    for n in 0..filled {
+        prefixes.remove(&key(n)).unwrap();
+    }
+    wait_until("it is applied once there is room", LONG, || {
+        status().error.is_none()
+    });
+    assert!(node.connects(&client, &pod, 80));
+    assert!(node.connects(&other, &pod, 80));
 }

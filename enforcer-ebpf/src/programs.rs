@@ -1,4 +1,8 @@
 //! The programs' entries: decide, count, tell.
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "the form that aya's macro asks for"
+)]
 
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, TC_ACT_SHOT,

@@ -165,7 +165,9 @@ impl Tables {
             Write::PutRule { key, value } => {
                 ("RULES", self.rules.insert(maps::RuleKey(key), value, 0))
             }
-            Write::DeleteRule { key } => ("RULES", maps::gone(self.rules.remove(&maps::RuleKey(key)))),
+            Write::DeleteRule { key } => {
+                ("RULES", maps::gone(self.rules.remove(&maps::RuleKey(key))))
+            }
             Write::PutPort { key, value } => {
                 ("PORTS", self.ports.insert(&port_key(&key), value, 0))
             }

@@ -1,5 +1,5 @@
 //! Policy tables, host set, grace periods and the lock's slices on the real kernel.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -15,6 +15,8 @@ use crate::status;
 
 /// Every so many looks the flow shares are looked at too.
 const LOOKS_A_SHARE: u32 = 4;
+/// Every so many looks each pin is looked at, whatever the folders' times say.
+const LOOKS_A_THOROUGH: u32 = 20;
 /// So long after an interface has gone leftovers are looked for: by then its DEL is done.
 const SCAN_SOON: Duration = Duration::from_secs(1);
 /// Leftovers are looked for so often, whatever was told.
@@ -60,7 +62,11 @@ impl Engine {
 
     /// What nobody tells of.
     pub(super) fn look(&mut self) {
-        if let Some(kernel) = self.kernel.as_mut().filter(|kernel| !kernel.is_current()) {
+        self.looks = self.looks.wrapping_add(1);
+        let thorough = self.looks.is_multiple_of(LOOKS_A_THOROUGH);
+        if let Some(kernel) = self.kernel.as_mut()
+            && !kernel.is_current(thorough)
+        {
             match kernel.restore(&self.options.bpf_dir) {
                 // Links die with their pins.
                 Ok(true) => self.suspects.all = true,
@@ -76,7 +82,6 @@ impl Engine {
         if self.kernel.is_none() {
             self.open_kernel();
         }
-        self.looks = self.looks.wrapping_add(1);
         if self.looks.is_multiple_of(LOOKS_A_SHARE) {
             self.shares();
         }
