@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    API_VERSION, Document, GENERATION, GROUP, Kind, ORDERED, PARTS, PortEntry, Rule, Tier,
+    API_VERSION, Document, GENERATION, GROUP, Kind, ORDERED, PARTS, PortEntry, Rule, SERVICE_WIDER, Tier,
 };
 use crate::select::{Operator, Selector};
 
@@ -66,6 +66,9 @@ impl Document {
         }
         if self.ordered {
             out.insert(ORDERED.into(), "true".into());
+        }
+        if let Some(services) = &self.service_wider {
+            out.insert(SERVICE_WIDER.into(), services.as_str().into());
         }
         out.into()
     }
