@@ -19,6 +19,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 pub use broken::Broken;
 pub use fault::{DocumentError, Fault};
+pub(crate) use render::selector_json;
+
 pub use read::{MAX_FILE_BYTES, Reading, read};
 
 use crate::{prefix::Prefix, select::Selector};
