@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use ends::{End, Target};
+pub use ends::{End, Target, Transport};
 
 use crate::cmd::Cmd;
 use crate::node::Place;
@@ -17,13 +17,13 @@ use crate::traffic::Helper;
 /// TCP and UDP at one port of some addresses.
 #[must_use]
 pub fn targets(addresses: &[IpAddr], port: u16) -> Vec<Target> {
-    let target = |address: &IpAddr, udp| Target {
-        udp,
+    let target = |address: &IpAddr, transport| Target {
+        transport,
         address: SocketAddr::new(*address, port),
     };
     addresses
         .iter()
-        .flat_map(|address| [target(address, false), target(address, true)])
+        .flat_map(|address| [Transport::Tcp, Transport::Udp].map(|t| target(address, t)))
         .collect()
 }
 
@@ -72,6 +72,26 @@ impl Pour {
 pub struct Drink(Helper);
 
 impl Drink {
+    /// Whether a connection to the target can be opened and is greeted.
+    #[track_caller]
+    #[must_use]
+    pub fn works(place: &Place, to: Target, patience: Duration) -> bool {
+        let words = [
+            "drink",
+            &to.to_string(),
+            "--limit",
+            &patience.as_millis().to_string(),
+        ];
+        // Its input is closed: it ends once it has been greeted, or could not be.
+        Cmd::new(tools::traffic())
+            .args(words)
+            .arg("--netns")
+            .arg(&place.netns)
+            .timeout(patience + Duration::from_secs(5))
+            .run()
+            .success()
+    }
+
     /// Opens one connection to each target; returns once each has heard the server.
     #[track_caller]
     #[must_use]

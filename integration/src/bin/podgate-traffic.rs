@@ -111,7 +111,7 @@ enum Command {
     },
     /// Serve streams: greet whoever comes, then send to all of them; `speak` sends once, `report` prints what each has seen.
     Pour {
-        /// Where, as tcp/ADDRESS:PORT or udp/ADDRESS:PORT.
+        /// Where, as tcp/ADDRESS:PORT, udp/ADDRESS:PORT or sctp/ADDRESS:PORT.
         on: Vec<Target>,
         /// Microseconds from one word to the next; 0 = only when told.
         #[arg(long, default_value_t = 0)]
@@ -119,11 +119,14 @@ enum Command {
     },
     /// Open streams and listen; `speak` sends once on each, `report` prints what each has seen.
     Drink {
-        /// Where to, as tcp/ADDRESS:PORT or udp/ADDRESS:PORT.
+        /// Where to, as tcp/ADDRESS:PORT, udp/ADDRESS:PORT or sctp/ADDRESS:PORT.
         to: Vec<Target>,
         /// Connections to each.
         #[arg(long, default_value_t = 1)]
         connections: usize,
+        /// Milliseconds until each must have been greeted.
+        #[arg(long, default_value_t = 8000)]
+        limit: u64,
     },
     /// Send a SYN to every TCP port of an address.
     Scan {
@@ -197,9 +200,13 @@ fn run(command: Command) -> io::Result<()> {
             tell(&streams);
             Ok(())
         }
-        Command::Drink { to, connections } => {
+        Command::Drink {
+            to,
+            connections,
+            limit,
+        } => {
             let streams = Streams::default();
-            streams.connect(&to, connections, Duration::from_secs(8))?;
+            streams.connect(&to, connections, Duration::from_millis(limit))?;
             tell(&streams);
             Ok(())
         }

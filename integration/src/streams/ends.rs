@@ -18,11 +18,22 @@ use crate::wire::monotonic_ns;
 /// What is sent each time.
 const WORD: &[u8] = b"podgate-stream\n";
 
-/// An address with its transport: `tcp/ADDRESS:PORT` or `udp/ADDRESS:PORT`.
+/// How bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP, one stream of it used as TCP is.
+    Sctp,
+}
+
+/// An address with its transport: `tcp/ADDRESS:PORT`, `udp/ADDRESS:PORT` or `sctp/ADDRESS:PORT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
-    /// UDP, else TCP.
-    pub udp: bool,
+    /// How.
+    pub transport: Transport,
     /// Where.
     pub address: SocketAddr,
 }
@@ -33,25 +44,43 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         let (transport, address) = text
             .split_once('/')
-            .ok_or("a target is tcp/ADDRESS:PORT or udp/ADDRESS:PORT")?;
-        let udp = match transport {
-            "tcp" => false,
-            "udp" => true,
-            other => return Err(format!("{other} is neither tcp nor udp")),
+            .ok_or("a target is tcp/ADDRESS:PORT, udp/... or sctp/...")?;
+        let transport = match transport {
+            "tcp" => Transport::Tcp,
+            "udp" => Transport::Udp,
+            "sctp" => Transport::Sctp,
+            other => return Err(format!("{other} is none of tcp, udp and sctp")),
         };
         let address = address.parse().map_err(|e| format!("{address}: {e}"))?;
-        Ok(Self { udp, address })
+        Ok(Self { transport, address })
     }
 }
 
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}/{}",
-            if self.udp { "udp" } else { "tcp" },
-            self.address
-        )
+        let transport = match self.transport {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+            Transport::Sctp => "sctp",
+        };
+        write!(f, "{transport}/{}", self.address)
+    }
+}
+
+impl Target {
+    /// A socket for connections.
+    fn stream_socket(&self) -> io::Result<Socket> {
+        let protocol = match self.transport {
+            Transport::Sctp => Protocol::SCTP,
+            _ => Protocol::TCP,
+        };
+        let socket = Socket::new(
+            Domain::for_address(self.address),
+            Type::STREAM,
+            Some(protocol),
+        )?;
+        socket.set_reuse_address(true)?;
+        Ok(socket)
     }
 }
 
@@ -72,7 +101,8 @@ pub struct End {
 }
 
 enum Way {
-    Tcp(TcpStream),
+    /// A connection.
+    Stream(TcpStream),
     /// A socket that serves many peers.
     UdpTo(Arc<UdpSocket>, SocketAddr),
     /// A socket with one peer.
@@ -104,7 +134,7 @@ impl Stream {
     fn speak(&self) {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let sent = match &self.way {
-            Way::Tcp(stream) => send(stream.as_raw_fd(), WORD, flags),
+            Way::Stream(stream) => send(stream.as_raw_fd(), WORD, flags),
             Way::Udp(socket) => send(socket.as_raw_fd(), WORD, flags),
             Way::UdpTo(socket, to) => {
                 sendto(socket.as_raw_fd(), WORD, &SockaddrStorage::from(*to), flags)
@@ -130,7 +160,7 @@ impl Stream {
         let mut buffer = [0; 4096];
         loop {
             let read = match &self.way {
-                Way::Tcp(stream) => {
+                Way::Stream(stream) => {
                     let mut stream = stream;
                     stream.read(&mut buffer)
                 }
@@ -138,10 +168,10 @@ impl Stream {
                 Way::UdpTo(..) => return,
             };
             match (read, &self.way) {
-                (Ok(0), Way::Tcp(_)) => return,
+                (Ok(0), Way::Stream(_)) => return,
                 (Ok(bytes), _) => self.hear(bytes),
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
-                (Err(_), Way::Tcp(_)) => return,
+                (Err(_), Way::Stream(_)) => return,
                 (Err(_), _) => {}
             }
         }
@@ -200,22 +230,20 @@ impl Streams {
     /// If an address cannot be had.
     pub fn listen(&self, on: &[Target]) -> io::Result<()> {
         for target in on {
-            if target.udp {
+            if target.transport == Transport::Udp {
                 let socket = UdpSocket::bind(target.address)?;
                 let streams = self.clone();
                 std::thread::spawn(move || streams.serve_udp(&Arc::new(socket)));
             } else {
-                let listener = TcpListener::bind(target.address)?;
-                // The standard library listens with a backlog of 128: a thousand come at once.
-                nix::sys::socket::listen(
-                    &listener,
-                    nix::sys::socket::Backlog::new(4096).map_err(io::Error::from)?,
-                )
-                .map_err(io::Error::from)?;
+                let socket = target.stream_socket()?;
+                socket.bind(&target.address.into())?;
+                // A thousand come at once.
+                socket.listen(4096)?;
+                let (listener, transport) = (TcpListener::from(socket), target.transport);
                 let streams = self.clone();
                 std::thread::spawn(move || {
                     for stream in listener.incoming().flatten() {
-                        streams.serve_tcp(stream);
+                        streams.serve(stream, transport);
                     }
                 });
             }
@@ -223,16 +251,13 @@ impl Streams {
         Ok(())
     }
 
-    fn serve_tcp(&self, stream: TcpStream) {
+    fn serve(&self, stream: TcpStream, transport: Transport) {
         let Ok(address) = stream.peer_addr() else {
             return;
         };
         let _ = stream.set_nodelay(true);
-        let peer = Target {
-            udp: false,
-            address,
-        };
-        let stream = Stream::new(peer, Way::Tcp(stream));
+        let peer = Target { transport, address };
+        let stream = Stream::new(peer, Way::Stream(stream));
         stream.speak();
         self.add(&stream);
         std::thread::spawn(move || stream.read());
@@ -248,7 +273,7 @@ impl Streams {
             };
             let stream: &mut Arc<Stream> = peers.entry(from).or_insert_with(|| {
                 let peer = Target {
-                    udp: true,
+                    transport: Transport::Udp,
                     address: from,
                 };
                 let stream = Stream::new(peer, Way::UdpTo(Arc::clone(socket), from));
@@ -268,7 +293,7 @@ impl Streams {
         let deadline = Instant::now() + limit;
         for target in to {
             for _ in 0..connections {
-                let way = if target.udp {
+                let way = if target.transport == Transport::Udp {
                     let any = if target.address.is_ipv4() {
                         SocketAddr::from(([0, 0, 0, 0], 0))
                     } else {
@@ -278,9 +303,12 @@ impl Streams {
                     socket.connect(target.address)?;
                     Way::Udp(socket)
                 } else {
-                    let stream = TcpStream::connect_timeout(&target.address, limit)?;
-                    stream.set_nodelay(true)?;
-                    Way::Tcp(stream)
+                    let socket = target.stream_socket()?;
+                    socket.connect_timeout(&target.address.into(), limit)?;
+                    let stream = TcpStream::from(socket);
+                    // SCTP has another option for it, and its first words are not held back.
+                    let _ = stream.set_nodelay(true);
+                    Way::Stream(stream)
                 };
                 let stream = Stream::new(*target, way);
                 stream.speak();
@@ -307,7 +335,7 @@ impl Streams {
             // A first datagram may be lost, where a neighbour has to be found first.
             silent
                 .iter()
-                .filter(|stream| stream.peer.udp)
+                .filter(|stream| stream.peer.transport == Transport::Udp)
                 .for_each(|stream| stream.speak());
             std::thread::sleep(Duration::from_millis(20));
         }
