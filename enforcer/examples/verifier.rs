@@ -97,10 +97,17 @@ fn number(log: &str, word: &str) -> String {
 
 fn rows(pins: &Pins) -> Result<()> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let info = |name| SchedClassifier::from_pin(pins.program(name))?.info();
+    let mut fds = HashMap::new();
+    for name in [
+        load::PROGRAM_INGRESS,
+        load::PROGRAM_EGRESS,
+        load::PROGRAM_CLOCK,
+    ] {
+        fds.extend(maps_of(&info(name)?)?);
+    }
     for name in [load::PROGRAM_INGRESS, load::PROGRAM_EGRESS] {
-        let loaded = SchedClassifier::from_pin(pins.program(name))?;
-        let info = loaded.info()?;
-        let fds = maps_of(&info)?;
+        let info = info(name)?;
         let mut object = aya_obj::Object::parse(OBJECT)?;
         let text: HashSet<usize> = object
             .functions
