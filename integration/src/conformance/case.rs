@@ -91,7 +91,10 @@ pub fn read_folder(folder: &Path) -> Result<Vec<Case>, String> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .map_err(|error| format!("{}: {error}", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
         .collect();
     files.sort();
     let mut cases = Vec::new();
@@ -107,5 +110,8 @@ pub fn read_folder(folder: &Path) -> Result<Vec<Case>, String> {
 /// What is wrong in it.
 pub(super) fn read_yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    serde_norway::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+    // By way of JSON's model, in which an enum is a map and not a YAML tag.
+    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let value: Value = serde_norway::from_str(&text).map_err(|error| told(&error))?;
+    serde_json::from_value(value).map_err(|error| told(&error))
 }

@@ -107,18 +107,35 @@ pub fn labels(pod: &str) -> Value {
 
 /// A pod as the API shows a running one.
 #[must_use]
-pub fn pod(namespace: &str, name: &str, uid: &str, labels: &Value, ports_of: &str, ips: [IpAddr; 2]) -> Value {
+pub fn pod(
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    labels: &Value,
+    ports_of: &str,
+    ips: [IpAddr; 2],
+) -> Value {
     let port = |name: String, number: u16, protocol: &str| json!({"name": name, "containerPort": number, "protocol": protocol});
     let mut ports = Vec::new();
     for number in PORTS {
         for protocol in ["TCP", "UDP", "SCTP"] {
-            ports.push(port(format!("serve-{number}-{}", protocol.to_lowercase()), number, protocol));
+            ports.push(port(
+                format!("serve-{number}-{}", protocol.to_lowercase()),
+                number,
+                protocol,
+            ));
         }
     }
     // A name that is another number in another pod, and none in the third.
     match ports_of {
-        "a" => ports.extend([port("http".into(), 80, "TCP"), port("dns".into(), 81, "UDP")]),
-        "b" => ports.extend([port("http".into(), 81, "TCP"), port("dns".into(), 80, "UDP")]),
+        "a" => ports.extend([
+            port("http".into(), 80, "TCP"),
+            port("dns".into(), 81, "UDP"),
+        ]),
+        "b" => ports.extend([
+            port("http".into(), 81, "TCP"),
+            port("dns".into(), 80, "UDP"),
+        ]),
         _ => {}
     }
     let mut spec = json!({

@@ -88,20 +88,25 @@ impl Expect {
     #[must_use]
     pub fn lets_out(&self, mode: Mode, connection: &Connection<'_>) -> bool {
         connection.from == connection.to
-            || self.egress.pass(mode, connection.from, connection.to, connection)
+            || self
+                .egress
+                .pass(mode, connection.from, connection.to, connection)
     }
 
     /// Whether a line of the source's own allows it, whatever the mode.
     #[must_use]
     pub fn lets_out_by_line(&self, connection: &Connection<'_>) -> bool {
-        self.egress.pass(Mode::Strict, connection.from, connection.to, connection)
+        self.egress
+            .pass(Mode::Strict, connection.from, connection.to, connection)
     }
 
     /// Whether the destination lets it in.
     #[must_use]
     pub fn lets_in(&self, mode: Mode, connection: &Connection<'_>) -> bool {
         connection.from == connection.to
-            || self.ingress.pass(mode, connection.to, connection.from, connection)
+            || self
+                .ingress
+                .pass(mode, connection.to, connection.from, connection)
     }
 }
 
@@ -183,12 +188,18 @@ impl Side {
         let rest = lines.iter().skip(usize::from(by_mode));
         Ok(Self {
             by_mode,
-            lines: rest.map(|line| Line::parse(line)).collect::<Result<_, _>>()?,
+            lines: rest
+                .map(|line| Line::parse(line))
+                .collect::<Result<_, _>>()?,
         })
     }
 
     fn pass(&self, mode: Mode, peer: &str, connection: &Connection<'_>) -> bool {
-        let last = self.lines.iter().rev().find(|line| line.fits(peer, connection));
+        let last = self
+            .lines
+            .iter()
+            .rev()
+            .find(|line| line.fits(peer, connection));
         last.map_or(self.by_mode && mode == Mode::Standard, |line| line.allow)
     }
 }
@@ -221,7 +232,14 @@ impl Line {
             _ => true,
         };
         let peers = Names::parse(words.next().ok_or_else(|| wrong("no peers"))?);
-        let mut line = Self { allow, peers, to: None, ports: Vec::new(), v4: true, v6: true };
+        let mut line = Self {
+            allow,
+            peers,
+            to: None,
+            ports: Vec::new(),
+            v4: true,
+            v6: true,
+        };
         for word in words {
             if word == "v4" {
                 line.v6 = false;
@@ -230,15 +248,23 @@ impl Line {
             } else if let Some(names) = word.strip_prefix("to=") {
                 line.to = Some(Names::parse(names));
             } else {
-                let ports = word.split(',').map(Ports::parse).collect::<Option<Vec<_>>>();
-                line.ports.extend(ports.ok_or_else(|| wrong(&format!("{word:?} is no port")))?);
+                let ports = word
+                    .split(',')
+                    .map(Ports::parse)
+                    .collect::<Option<Vec<_>>>();
+                line.ports
+                    .extend(ports.ok_or_else(|| wrong(&format!("{word:?} is no port")))?);
             }
         }
         Ok(line)
     }
 
     fn fits(&self, peer: &str, connection: &Connection<'_>) -> bool {
-        let family = if connection.address.is_ipv4() { self.v4 } else { self.v6 };
+        let family = if connection.address.is_ipv4() {
+            self.v4
+        } else {
+            self.v6
+        };
         family
             && self.peers.has(peer)
             && self.to.as_ref().is_none_or(|to| to.has(connection.to))
@@ -266,7 +292,9 @@ impl Names {
     fn has(&self, full: &str) -> bool {
         let (namespace, name) = full.split_once('/').unwrap_or((full, ""));
         let fits = |pattern: &str, text: &str| pattern == "*" || pattern == text;
-        self.0.iter().any(|(n, m)| fits(n, namespace) && fits(m, name))
+        self.0
+            .iter()
+            .any(|(n, m)| fits(n, namespace) && fits(m, name))
     }
 }
 
@@ -301,9 +329,28 @@ mod tests {
         serde_norway::from_str(yaml).expect("an expectation")
     }
 
-    fn open(expect: &Expect, mode: Mode, from: &str, to: &str, protocol: Protocol, port: u16, v6: bool) -> bool {
-        let address = if v6 { "::1" } else { "127.0.0.1" }.parse().expect("an address");
-        expect.open(mode, &Connection { from, to, address, protocol, port })
+    fn open(
+        expect: &Expect,
+        mode: Mode,
+        from: &str,
+        to: &str,
+        protocol: Protocol,
+        port: u16,
+        v6: bool,
+    ) -> bool {
+        let address = if v6 { "::1" } else { "127.0.0.1" }
+            .parse()
+            .expect("an address");
+        expect.open(
+            mode,
+            &Connection {
+                from,
+                to,
+                address,
+                protocol,
+                port,
+            },
+        )
     }
 
     #[test]
@@ -317,25 +364,86 @@ mod tests {
             assert!(!open(&truth, mode, "z/b", "x/a", Protocol::Tcp, 80, true));
             assert!(open(&truth, mode, "o/1", "x/a", Protocol::Udp, 9, true));
             assert!(!open(&truth, mode, "o/1", "x/a", Protocol::Udp, 9, false));
-            assert!(open(&truth, mode, "x/a", "x/a", Protocol::Udp, 9, false), "itself");
+            assert!(
+                open(&truth, mode, "x/a", "x/a", Protocol::Udp, 9, false),
+                "itself"
+            );
         }
     }
 
     #[test]
     fn a_pod_that_is_not_named_does_as_the_mode_says() {
         let truth = expect("{}");
-        assert!(open(&truth, Mode::Standard, "x/b", "x/a", Protocol::Tcp, 80, false));
-        assert!(!open(&truth, Mode::Strict, "x/b", "x/a", Protocol::Tcp, 80, false));
+        assert!(open(
+            &truth,
+            Mode::Standard,
+            "x/b",
+            "x/a",
+            Protocol::Tcp,
+            80,
+            false
+        ));
+        assert!(!open(
+            &truth,
+            Mode::Strict,
+            "x/b",
+            "x/a",
+            Protocol::Tcp,
+            80,
+            false
+        ));
     }
 
     #[test]
     fn the_last_line_that_fits_holds_and_mode_is_a_beginning() {
-        let truth = expect("{ingress: {x/a: [mode, 'deny * tcp', '*/b to=*/a tcp/80-81']}, egress: {'*': ['*']}}");
-        assert!(open(&truth, Mode::Standard, "z/b", "x/a", Protocol::Tcp, 81, false));
-        assert!(!open(&truth, Mode::Standard, "z/c", "x/a", Protocol::Tcp, 81, false));
-        assert!(open(&truth, Mode::Standard, "z/c", "x/a", Protocol::Udp, 81, false));
-        assert!(!open(&truth, Mode::Strict, "z/c", "x/a", Protocol::Udp, 81, false));
-        assert!(open(&truth, Mode::Strict, "z/b", "x/a", Protocol::Tcp, 81, false));
+        let truth = expect(
+            "{ingress: {x/a: [mode, 'deny * tcp', '*/b to=*/a tcp/80-81']}, egress: {'*': ['*']}}",
+        );
+        assert!(open(
+            &truth,
+            Mode::Standard,
+            "z/b",
+            "x/a",
+            Protocol::Tcp,
+            81,
+            false
+        ));
+        assert!(!open(
+            &truth,
+            Mode::Standard,
+            "z/c",
+            "x/a",
+            Protocol::Tcp,
+            81,
+            false
+        ));
+        assert!(open(
+            &truth,
+            Mode::Standard,
+            "z/c",
+            "x/a",
+            Protocol::Udp,
+            81,
+            false
+        ));
+        assert!(!open(
+            &truth,
+            Mode::Strict,
+            "z/c",
+            "x/a",
+            Protocol::Udp,
+            81,
+            false
+        ));
+        assert!(open(
+            &truth,
+            Mode::Strict,
+            "z/b",
+            "x/a",
+            Protocol::Tcp,
+            81,
+            false
+        ));
     }
 
     #[test]

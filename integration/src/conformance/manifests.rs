@@ -24,7 +24,9 @@ impl Manifests {
     /// # Errors
     /// When there is none: the case is wrong.
     pub fn remove(&mut self, name: &str) -> Result<Value, String> {
-        self.0.remove(name).ok_or_else(|| format!("there is no {name}"))
+        self.0
+            .remove(name)
+            .ok_or_else(|| format!("there is no {name}"))
     }
 
     /// Does what a step says, but for the recycled pods.
@@ -36,7 +38,9 @@ impl Manifests {
             self.remove(name)?;
         }
         for (name, spec) in &step.policies {
-            let (namespace, name) = name.split_once('/').ok_or_else(|| format!("policy {name}: no namespace"))?;
+            let (namespace, name) = name
+                .split_once('/')
+                .ok_or_else(|| format!("policy {name}: no namespace"))?;
             self.put(json!({
                 "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
                 "metadata": {"name": name, "namespace": namespace}, "spec": spec,
@@ -46,7 +50,10 @@ impl Manifests {
             self.put(manifest.clone());
         }
         for (name, labels) in &step.label {
-            let manifest = self.0.get_mut(name).ok_or_else(|| format!("there is no {name}"))?;
+            let manifest = self
+                .0
+                .get_mut(name)
+                .ok_or_else(|| format!("there is no {name}"))?;
             for (key, value) in labels {
                 match (value, &mut manifest["metadata"]["labels"]) {
                     (Value::Null, Value::Object(there)) => drop(there.remove(key)),

@@ -83,7 +83,11 @@ impl Choice {
             Self::Absent => vec![None],
             Self::Empty => vec![Some(Vec::new())],
             Self::Each(names) => {
-                let names = if names == &["*"] { all() } else { names.clone() };
+                let names = if names == &["*"] {
+                    all()
+                } else {
+                    names.clone()
+                };
                 names.into_iter().map(|name| Some(vec![name])).collect()
             }
             Self::Pairs(names) => {
@@ -98,7 +102,11 @@ impl Choice {
     }
 }
 
-fn find<'a, T>(parts: &'a [T], name_of: impl Fn(&T) -> &str, names: &[String]) -> Result<Vec<&'a T>, String> {
+fn find<'a, T>(
+    parts: &'a [T],
+    name_of: impl Fn(&T) -> &str,
+    names: &[String],
+) -> Result<Vec<&'a T>, String> {
     names
         .iter()
         .map(|name| {
@@ -131,7 +139,13 @@ impl Matrix {
                 for target in block.targets.lists(&targets).iter().flatten() {
                     for peers in block.peers.lists(&peers) {
                         for ports in block.ports.lists(&ports) {
-                            cases.push(self.case(block.short, direction, target, peers.as_deref(), ports.as_deref())?);
+                            cases.push(self.case(
+                                block.short,
+                                direction,
+                                target,
+                                peers.as_deref(),
+                                ports.as_deref(),
+                            )?);
                         }
                     }
                 }
@@ -148,10 +162,20 @@ impl Matrix {
         peers: Option<&[String]>,
         ports: Option<&[String]>,
     ) -> Result<Case, String> {
-        let words = |names: Option<&[String]>| names.map_or("absent".into(), |names| names.join("+"));
-        let name = format!("{direction} of {}, peers {}, ports {}", words(Some(target)), words(peers), words(ports));
-        let peers = peers.map(|names| find(&self.peers, |p| &p.name, names)).transpose()?;
-        let ports = ports.map(|names| find(&self.ports, |p| &p.name, names)).transpose()?;
+        let words =
+            |names: Option<&[String]>| names.map_or("absent".into(), |names| names.join("+"));
+        let name = format!(
+            "{direction} of {}, peers {}, ports {}",
+            words(Some(target)),
+            words(peers),
+            words(ports)
+        );
+        let peers = peers
+            .map(|names| find(&self.peers, |p| &p.name, names))
+            .transpose()?;
+        let ports = ports
+            .map(|names| find(&self.ports, |p| &p.name, names))
+            .transpose()?;
         let targets = find(&self.targets, |t| &t.name, target)?;
         let [target] = targets.as_slice() else {
             return Err(format!("matrix: {name}: one target at a time"));
@@ -163,21 +187,44 @@ impl Matrix {
             rule.insert(key.into(), peers.iter().map(|p| p.peer.clone()).collect());
         }
         if let Some(ports) = &ports {
-            rule.insert("ports".into(), ports.iter().map(|p| p.port.clone()).collect());
+            rule.insert(
+                "ports".into(),
+                ports.iter().map(|p| p.port.clone()).collect(),
+            );
         }
-        let kind = if direction == "ingress" { "Ingress" } else { "Egress" };
+        let kind = if direction == "ingress" {
+            "Ingress"
+        } else {
+            "Egress"
+        };
         let mut spec = json!({"podSelector": target.selector, "policyTypes": [kind]});
         spec[direction] = json!([rule]);
 
-        let flat = |lists: Vec<&[String]>| lists.into_iter().flatten().cloned().collect::<Vec<String>>();
-        let any = |lines: Vec<String>, any: &str| if lines.is_empty() { vec![any.to_owned()] } else { lines };
+        let flat = |lists: Vec<&[String]>| {
+            lists
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect::<Vec<String>>()
+        };
+        let any = |lines: Vec<String>, any: &str| {
+            if lines.is_empty() {
+                vec![any.to_owned()]
+            } else {
+                lines
+            }
+        };
         // An empty or absent list is any; a part that means nobody leaves no line.
         let who = match &peers {
-            Some(peers) if !peers.is_empty() => flat(peers.iter().map(|p| p.are.as_slice()).collect()),
+            Some(peers) if !peers.is_empty() => {
+                flat(peers.iter().map(|p| p.are.as_slice()).collect())
+            }
             _ => any(Vec::new(), "*"),
         };
         let which = match &ports {
-            Some(ports) if !ports.is_empty() => flat(ports.iter().map(|p| p.open.as_slice()).collect()),
+            Some(ports) if !ports.is_empty() => {
+                flat(ports.iter().map(|p| p.open.as_slice()).collect())
+            }
             _ => any(Vec::new(), ""),
         };
         let lines: Vec<String> = who
@@ -185,7 +232,11 @@ impl Matrix {
             .flat_map(|who| which.iter().map(move |which| format!("{who} {which}")))
             .collect();
         let mut expect = Expect::default();
-        let sides: &mut Sides = if direction == "ingress" { &mut expect.ingress } else { &mut expect.egress };
+        let sides: &mut Sides = if direction == "ingress" {
+            &mut expect.ingress
+        } else {
+            &mut expect.egress
+        };
         sides.push(&target.pods, &lines)?;
         Ok(Case {
             name,

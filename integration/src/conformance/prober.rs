@@ -76,22 +76,33 @@ impl Replies {
 }
 
 impl Prober {
-    /// Enters a namespace and serves there under a name, on TCP, UDP and, where the kernel has it, SCTP.
+    /// Enters a namespace and serves there under a name, on TCP, UDP and, where the kernel has it, SCTP. Where it has several
+    /// addresses, datagrams are taken on each: the answer must come from the one that was asked.
     ///
     /// # Errors
     /// When the namespace or a port cannot be had.
-    pub fn start(place: &Place, name: &str, ports: &[u16]) -> Result<Self, String> {
+    pub fn start(
+        place: &Place,
+        name: &str,
+        ports: &[u16],
+        addresses: &[IpAddr],
+    ) -> Result<Self, String> {
         let (batches, inbox) = mpsc::unbounded_channel();
         let (ready, is_ready) = oneshot::channel();
         let (netns, ports, who) = (place.netns.clone(), ports.to_vec(), name.to_owned());
+        let addresses = addresses.to_vec();
         let thread = std::thread::Builder::new()
             .name(format!("probe {name}"))
             .spawn(move || {
                 let runtime = File::open(&netns)
                     .and_then(|file| setns(file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from))
-                    .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
+                    .and_then(|()| {
+                        tokio::runtime::Builder::new_current_thread()
+                            .enable_all()
+                            .build()
+                    });
                 match runtime {
-                    Ok(runtime) => runtime.block_on(live(&who, &ports, ready, inbox)),
+                    Ok(runtime) => runtime.block_on(live(&who, &ports, &addresses, ready, inbox)),
                     Err(error) => drop(ready.send(Err(error))),
                 }
             })
@@ -122,12 +133,19 @@ impl Prober {
     #[must_use]
     pub fn ask(&self, targets: Vec<Target>, patience: Duration) -> Replies {
         let (sender, reply) = oneshot::channel();
-        let batch = Batch { targets, patience, reply: sender };
+        let batch = Batch {
+            targets,
+            patience,
+            reply: sender,
+        };
         if let Some(batches) = &self.batches {
             // A thread that died drops the sender, and the wait says so.
             let _ = batches.send(batch);
         }
-        Replies { reply, label: self.label.clone() }
+        Replies {
+            reply,
+            label: self.label.clone(),
+        }
     }
 }
 
@@ -149,10 +167,11 @@ pub fn has_sctp() -> bool {
 async fn live(
     name: &str,
     ports: &[u16],
+    addresses: &[IpAddr],
     ready: oneshot::Sender<io::Result<()>>,
     mut inbox: mpsc::UnboundedReceiver<Batch>,
 ) {
-    let served = serve(name, ports).await;
+    let served = serve(name, ports, addresses).await;
     let failed = served.is_err();
     let _ = ready.send(served);
     if failed {
@@ -167,13 +186,16 @@ async fn live(
             .collect();
         let mut outcomes = Vec::with_capacity(tries.len());
         for one in tries {
-            outcomes.push(one.await.unwrap_or_else(|error| Outcome::Other(error.to_string())));
+            outcomes.push(
+                one.await
+                    .unwrap_or_else(|error| Outcome::Other(error.to_string())),
+            );
         }
         let _ = batch.reply.send(outcomes);
     }
 }
 
-async fn serve(name: &str, ports: &[u16]) -> io::Result<()> {
+async fn serve(name: &str, ports: &[u16], addresses: &[IpAddr]) -> io::Result<()> {
     for &port in ports {
         let answer: Arc<str> = format!("{name} {port}").into();
         for protocol in [Protocol::Tcp, Protocol::Sctp] {
@@ -184,21 +206,26 @@ async fn serve(name: &str, ports: &[u16]) -> io::Result<()> {
             let answer = answer.clone();
             tokio::spawn(async move {
                 loop {
-                    let Ok((mut stream, _)) = listener.accept().await else { continue };
+                    let Ok((mut stream, _)) = listener.accept().await else {
+                        continue;
+                    };
                     let answer = answer.clone();
                     tokio::spawn(async move { stream.write_all(answer.as_bytes()).await });
                 }
             });
         }
-        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).await?;
-        tokio::spawn(async move {
-            let mut buffer = [0; 64];
-            loop {
-                if let Ok((_, from)) = socket.recv_from(&mut buffer).await {
-                    let _ = socket.send_to(answer.as_bytes(), from).await;
+        for &address in addresses {
+            let socket = UdpSocket::bind((address, port)).await?;
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut buffer = [0; 64];
+                loop {
+                    if let Ok((_, from)) = socket.recv_from(&mut buffer).await {
+                        let _ = socket.send_to(answer.as_bytes(), from).await;
+                    }
                 }
-            }
-        });
+            });
+        }
     }
     Ok(())
 }
@@ -242,7 +269,9 @@ async fn ask_stream(target: Target) -> io::Result<String> {
     if let Some(from) = target.from {
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
-    let mut stream = TcpSocket::from_std_stream(socket.into()).connect(target.to).await?;
+    let mut stream = TcpSocket::from_std_stream(socket.into())
+        .connect(target.to)
+        .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)

@@ -92,7 +92,11 @@ impl fmt::Display for Report {
             self.wiring.as_secs_f64(),
             self.again,
             LONG_PATIENCE.as_secs(),
-            if self.sctp { "too" } else { "not: this kernel has none" },
+            if self.sctp {
+                "too"
+            } else {
+                "not: this kernel has none"
+            },
         )
     }
 }
@@ -111,10 +115,17 @@ pub fn run(cases: &[Case], options: &Options) -> Result<Report, String> {
             .collect();
         modes
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err("a run panicked".into())))
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err("a run panicked".into()))
+            })
             .collect()
     });
-    let mut all = Report { sctp: prober::has_sctp(), ..Report::default() };
+    let mut all = Report {
+        sctp: prober::has_sctp(),
+        ..Report::default()
+    };
     for report in reports {
         all.add(report?);
     }
@@ -126,17 +137,26 @@ fn run_mode(cases: &[Case], mode: Mode, options: &Options) -> Result<Report, Str
     let start = Instant::now();
     let node = Node::builder(&format!("conform-{mode}")).start();
     let mut world = World::start(&node, mode)?;
-    let mut report = Report { wiring: start.elapsed(), ..Report::default() };
+    let mut report = Report {
+        wiring: start.elapsed(),
+        ..Report::default()
+    };
     for case in cases.iter().filter(|case| case.modes.contains(&mode)) {
         let begin = Instant::now();
         let wrong = report.wrong;
         if let Err(why) = run_case(&mut world, case, &mut report) {
-            report.failures.push(format!("{mode}: {}: {why}", case.name));
+            report
+                .failures
+                .push(format!("{mode}: {}: {why}", case.name));
         }
         report.cases += 1;
         if options.verbose {
             let verdict = if report.wrong == wrong { "ok" } else { "WRONG" };
-            println!("{mode:8} {:4} ms  {verdict:5} {}", begin.elapsed().as_millis(), case.name);
+            println!(
+                "{mode:8} {:4} ms  {verdict:5} {}",
+                begin.elapsed().as_millis(),
+                case.name
+            );
         }
         world.restore()?;
     }
@@ -170,7 +190,11 @@ fn run_case(world: &mut World<'_>, case: &Case, report: &mut Report) -> Result<(
             expect.egress.push("*", &["*".to_owned()]).map_err(told)?;
         }
         let names = world.pod_names();
-        if let Some(pod) = expect.ingress.named_twice(&names).or(expect.egress.named_twice(&names)) {
+        if let Some(pod) = expect
+            .ingress
+            .named_twice(&names)
+            .or(expect.egress.named_twice(&names))
+        {
             return Err(told(format!("the expectation speaks of {pod} twice")));
         }
         world.apply(manifests.clone()).map_err(told)?;
@@ -214,7 +238,11 @@ fn judge(world: &World<'_>, probes: &[Probe], report: &mut Report) -> Result<(),
     Err(format!(
         "{}{}\n  conditions: {}",
         told.join("\n  "),
-        if more > 0 { format!("\n  and {more} more") } else { String::new() },
+        if more > 0 {
+            format!("\n  and {more} more")
+        } else {
+            String::new()
+        },
         world.explain(),
     ))
 }

@@ -26,6 +26,8 @@ struct Party {
     addresses: [IpAddr; 2],
     /// The prober whose namespace has the address.
     at: usize,
+    /// Whether a case put it in the place of another.
+    exchanged: bool,
 }
 
 /// One probe of a step.
@@ -71,14 +73,16 @@ impl<'n> World<'n> {
             return Err(format!("podgatectl load\n{load}"));
         }
         // Flows of thousands of probes are swept before they fill a share.
-        let companion = Companion::start(node, &["--conntrack-cache-cleanup-period", "5", "--log-level", "warn"]);
+        let companion = Companion::start(node, &["--conntrack-cache-cleanup-period", "5"]);
         let mut plugin = ptp();
         plugin["capabilities"] = json!({"ips": true});
-        let chain = Chain::new("conform")
-            .with(plugin)
-            .with_podgate(node, json!({"networkPolicyEnforcingMode": mode.to_string()}));
+        let chain = Chain::new("conform").with(plugin).with_podgate(
+            node,
+            json!({"networkPolicyEnforcingMode": mode.to_string()}),
+        );
         let folder = node.dir().join("manifests");
-        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut world = Self {
             node,
             mode,
@@ -100,16 +104,39 @@ impl<'n> World<'n> {
             for (p, name) in cluster::PODS.into_iter().enumerate() {
                 let pod = world.add_pod(namespace, name, cluster::addresses(n, p));
                 let slot = world.pods.len();
-                world.probers.push(Prober::start(&pod.place(), &pod.full_name(), &cluster::PORTS)?);
-                world.parties.push(Party { name: pod.full_name(), addresses: cluster::addresses(n, p), at: slot });
-                world.base.put(cluster::pod(namespace, name, pod.uid(), &cluster::labels(name), name, cluster::addresses(n, p)));
+                world.probers.push(serve(&pod, cluster::addresses(n, p))?);
+                world.parties.push(Party {
+                    name: pod.full_name(),
+                    addresses: cluster::addresses(n, p),
+                    at: slot,
+                    exchanged: false,
+                });
+                world.base.put(cluster::pod(
+                    namespace,
+                    name,
+                    pod.uid(),
+                    &cluster::labels(name),
+                    name,
+                    cluster::addresses(n, p),
+                ));
                 world.pods.push(pod);
             }
         }
         let at = world.probers.len();
-        world.probers.push(Prober::start(&node.outside(), "o", &cluster::PORTS)?);
+        let outside: Vec<IpAddr> = (0..cluster::OUTSIDE).flat_map(node::outside).collect();
+        world.probers.push(Prober::start(
+            &node.outside(),
+            "o",
+            &cluster::PORTS,
+            &outside,
+        )?);
         for number in 0..cluster::OUTSIDE {
-            world.parties.push(Party { name: format!("o/{number}"), addresses: node::outside(number), at });
+            world.parties.push(Party {
+                name: format!("o/{number}"),
+                addresses: node::outside(number),
+                at,
+                exchanged: false,
+            });
         }
         world.wire_services();
         Ok(world)
@@ -130,14 +157,22 @@ impl<'n> World<'n> {
     /// `namespace/name` of every pod there is now.
     #[must_use]
     pub fn pod_names(&self) -> Vec<&str> {
-        self.parties.iter().map(|party| party.name.as_str()).filter(|name| !name.starts_with("o/")).collect()
+        self.parties
+            .iter()
+            .map(|party| party.name.as_str())
+            .filter(|name| !name.starts_with("o/"))
+            .collect()
     }
 
     fn add_pod(&self, namespace: &str, name: &str, addresses: [IpAddr; 2]) -> Pod<'n> {
         let mut pod = self.node.pod_in(namespace, name);
         let ips = json!({"ips": addresses}).to_string();
         let result = pod.add_env(&self.chain, &[("CAP_ARGS", &ips)]);
-        assert_eq!(pod.addresses(), addresses, "the chain gave other addresses: {result}");
+        assert_eq!(
+            pod.addresses(),
+            addresses,
+            "the chain gave other addresses: {result}"
+        );
         pod
     }
 
@@ -145,9 +180,15 @@ impl<'n> World<'n> {
         for service in &self.services {
             let (backend, port) = service.backends[service.chosen];
             let party = self.parties.iter().find(|party| party.name == backend);
-            let addresses = party.map(|party| party.addresses).unwrap_or_else(|| panic!("no pod {backend}"));
+            let addresses = party
+                .map(|party| party.addresses)
+                .unwrap_or_else(|| panic!("no pod {backend}"));
             for (cluster, pod) in service.cluster.into_iter().zip(addresses) {
-                self.node.service(cluster::SERVICE_PROTOCOL.name(), (cluster, service.port), (pod, port));
+                self.node.service(
+                    cluster::SERVICE_PROTOCOL.name(),
+                    (cluster, service.port),
+                    (pod, port),
+                );
             }
         }
     }
@@ -158,17 +199,34 @@ impl<'n> World<'n> {
     ///
     /// # Errors
     /// When there is no such pod, or no server can be had in the new one.
-    pub fn recycle(&mut self, manifests: &mut Manifests, old: &str, new: &Recycled) -> Result<(), String> {
+    pub fn recycle(
+        &mut self,
+        manifests: &mut Manifests,
+        old: &str,
+        new: &Recycled,
+    ) -> Result<(), String> {
         let (namespace, old_name) = old.split_once('/').unwrap_or_default();
-        let slot = self.parties.iter().position(|party| party.name == old).filter(|slot| *slot < self.pods.len());
+        let slot = self
+            .parties
+            .iter()
+            .position(|party| party.name == old)
+            .filter(|slot| *slot < self.pods.len());
         let slot = slot.ok_or_else(|| format!("there is no pod {old}"))?;
         manifests.remove(&format!("Pod {old}"))?;
         let addresses = self.parties[slot].addresses;
         self.end_pod(slot);
         let pod = self.add_pod(namespace, &new.name, addresses);
-        self.probers[slot] = Prober::start(&pod.place(), &pod.full_name(), &cluster::PORTS)?;
+        self.probers[slot] = serve(&pod, addresses)?;
         self.parties[slot].name = pod.full_name();
-        manifests.put(cluster::pod(namespace, &new.name, pod.uid(), &json!(new.labels), old_name, addresses));
+        self.parties[slot].exchanged = true;
+        manifests.put(cluster::pod(
+            namespace,
+            &new.name,
+            pod.uid(),
+            &json!(new.labels),
+            old_name,
+            addresses,
+        ));
         self.pods[slot] = pod;
         Ok(())
     }
@@ -188,15 +246,23 @@ impl<'n> World<'n> {
         for slot in 0..self.pods.len() {
             let (namespace, name) = (cluster::NAMESPACES[slot / 3], cluster::PODS[slot % 3]);
             let full = format!("{namespace}/{name}");
-            if self.parties[slot].name == full {
+            if !self.parties[slot].exchanged {
                 continue;
             }
             let addresses = self.parties[slot].addresses;
             self.end_pod(slot);
             let pod = self.add_pod(namespace, name, addresses);
-            self.probers[slot] = Prober::start(&pod.place(), &full, &cluster::PORTS)?;
+            self.probers[slot] = serve(&pod, addresses)?;
             self.parties[slot].name = full;
-            self.base.put(cluster::pod(namespace, name, pod.uid(), &cluster::labels(name), name, addresses));
+            self.parties[slot].exchanged = false;
+            self.base.put(cluster::pod(
+                namespace,
+                name,
+                pod.uid(),
+                &cluster::labels(name),
+                name,
+                addresses,
+            ));
             self.pods[slot] = pod;
         }
         Ok(())
@@ -240,20 +306,41 @@ impl<'n> World<'n> {
         let mut protocols = vec![Protocol::Tcp, Protocol::Udp];
         protocols.extend(self.sctp.then_some(Protocol::Sctp));
         for from in &self.parties {
-            for to in self.parties.iter().filter(|to| from.at < self.pods.len() || to.at < self.pods.len()) {
+            for to in self
+                .parties
+                .iter()
+                .filter(|to| from.at < self.pods.len() || to.at < self.pods.len())
+            {
                 for family in 0..2 {
                     for port in cluster::PORTS {
                         for &protocol in &protocols {
                             let address = to.addresses[family];
-                            let connection = Connection { from: &from.name, to: &to.name, address, protocol, port };
+                            let connection = Connection {
+                                from: &from.name,
+                                to: &to.name,
+                                address,
+                                protocol,
+                                port,
+                            };
                             let open = expect.open(self.mode, &connection);
-                            probes.push(self.probe(from, SocketAddr::new(address, port), protocol, (to, port), open, &to.name));
+                            probes.push(self.probe(
+                                from,
+                                SocketAddr::new(address, port),
+                                protocol,
+                                (to, port),
+                                open,
+                                &to.name,
+                            ));
                         }
                     }
                 }
             }
             if from.at < self.pods.len() {
-                probes.extend(self.services.iter().flat_map(|service| self.service_probes(from, service, expect)));
+                probes.extend(
+                    self.services
+                        .iter()
+                        .flat_map(|service| self.service_probes(from, service, expect)),
+                );
             }
         }
         probes
@@ -261,7 +348,11 @@ impl<'n> World<'n> {
 
     /// To a Service: the source must let out to one of the backends at least, and the one chosen must let in.
     fn service_probes(&self, from: &Party, service: &Service, expect: &Expect) -> Vec<Probe> {
-        let by_name: BTreeMap<&str, &Party> = self.parties.iter().map(|party| (party.name.as_str(), party)).collect();
+        let by_name: BTreeMap<&str, &Party> = self
+            .parties
+            .iter()
+            .map(|party| (party.name.as_str(), party))
+            .collect();
         let Some(chosen) = by_name.get(service.backends[service.chosen].0) else {
             // Its pod has made room for another one, and a proxy would send nobody there.
             return Vec::new();
@@ -276,26 +367,68 @@ impl<'n> World<'n> {
             .into_iter()
             .map(|family| {
                 let lets_out = service.backends.iter().any(|(to, port)| {
-                    let address = by_name.get(to).map_or(service.cluster[family], |to| to.addresses[family]);
-                    let connection = Connection { from: &from.name, to, address, protocol, port: *port };
+                    let address = by_name
+                        .get(to)
+                        .map_or(service.cluster[family], |to| to.addresses[family]);
+                    let connection = Connection {
+                        from: &from.name,
+                        to,
+                        address,
+                        protocol,
+                        port: *port,
+                    };
                     *to != from.name && expect.lets_out(self.mode, &connection)
                 });
-                let own = format!("svc/{}", service.name.rsplit('/').next().unwrap_or_default());
-                let itself = Connection { from: &from.name, to: &own, address: service.cluster[family], protocol, port: service.port };
+                let own = format!(
+                    "svc/{}",
+                    service.name.rsplit('/').next().unwrap_or_default()
+                );
+                let itself = Connection {
+                    from: &from.name,
+                    to: &own,
+                    address: service.cluster[family],
+                    protocol,
+                    port: service.port,
+                };
                 let lets_out = lets_out || expect.lets_out_by_line(&itself);
                 let address = chosen.addresses[family];
-                let connection = Connection { from: &from.name, to: &chosen.name, address, protocol, port };
+                let connection = Connection {
+                    from: &from.name,
+                    to: &chosen.name,
+                    address,
+                    protocol,
+                    port,
+                };
                 let open = lets_out && expect.lets_in(self.mode, &connection);
                 let to = SocketAddr::new(service.cluster[family], service.port);
-                self.probe(from, to, protocol, (chosen, port), open, &format!("service {}", service.name))
+                self.probe(
+                    from,
+                    to,
+                    protocol,
+                    (chosen, port),
+                    open,
+                    &format!("service {}", service.name),
+                )
             })
             .collect()
     }
 
-    fn probe(&self, from: &Party, to: SocketAddr, protocol: Protocol, server: (&Party, u16), open: bool, what: &str) -> Probe {
+    fn probe(
+        &self,
+        from: &Party,
+        to: SocketAddr,
+        protocol: Protocol,
+        server: (&Party, u16),
+        open: bool,
+        what: &str,
+    ) -> Probe {
         let (party, port) = server;
         let outside = from.at == self.pods.len();
-        let answers = if party.at == self.pods.len() { "o" } else { &party.name };
+        let answers = if party.at == self.pods.len() {
+            "o"
+        } else {
+            &party.name
+        };
         Probe {
             from: from.at,
             target: Target {
@@ -322,7 +455,12 @@ impl<'n> World<'n> {
             .probers
             .iter()
             .zip(&by_place)
-            .map(|(prober, indexes)| prober.ask(indexes.iter().map(|index| probes[*index].target).collect(), patience))
+            .map(|(prober, indexes)| {
+                prober.ask(
+                    indexes.iter().map(|index| probes[*index].target).collect(),
+                    patience,
+                )
+            })
             .collect();
         let mut outcomes = vec![Outcome::Silence; probes.len()];
         for (replies, indexes) in asked.into_iter().zip(&by_place) {
@@ -351,6 +489,10 @@ impl Probe {
             *outcome == Outcome::Silence
         }
     }
+}
+
+fn serve(pod: &Pod<'_>, addresses: [IpAddr; 2]) -> Result<Prober, String> {
+    Prober::start(&pod.place(), &pod.full_name(), &cluster::PORTS, &addresses)
 }
 
 /// Thousands of probes a second are gone from the node's own connection tracking as soon as they are over.
