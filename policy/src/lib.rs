@@ -5,6 +5,8 @@
 //!                                                           endpoints --^          Live --^
 //! ```
 //!
+//! Before that, where no controller does it: [`resolve`], from NetworkPolicy and the cluster's objects to documents.
+//!
 //! Invariants
 //! - no I/O, no clock, no randomness, no async: equal inputs give equal outputs, byte for byte;
 //! - no panic on any input; a broken document is an error that names the document and the field, never less policy;
@@ -23,6 +25,7 @@ pub mod oracle;
 pub mod plan;
 pub mod portmap;
 pub mod prefix;
+pub mod resolve;
 pub mod select;
 pub mod sets;
 pub mod tables;

@@ -79,7 +79,7 @@ pub type Policies = BTreeMap<PolicyKey, Arc<Policy>>;
 pub struct Assembly {
     /// What is in force.
     pub policies: Policies,
-    /// Applied, Unsupported or Incomplete, with what to know about it.
+    /// Applied, ServiceWider, Unsupported or Incomplete, with what to know about it.
     pub conditions: BTreeMap<Identity, (Condition, String)>,
 }
 
@@ -151,9 +151,7 @@ pub fn assemble(
 }
 
 fn applied(document: &Document) -> (Identity, (Condition, String)) {
-    let condition = if document.unsupported.is_empty() {
-        (Condition::Applied, String::new())
-    } else {
+    let condition = if !document.unsupported.is_empty() {
         (
             Condition::Unsupported,
             format!(
@@ -161,6 +159,13 @@ fn applied(document: &Document) -> (Identity, (Condition, String)) {
                 document.unsupported.join(", ")
             ),
         )
+    } else if let Some(services) = &document.service_wider {
+        (
+            Condition::ServiceWider,
+            format!("allowed although not every backend is: {services}"),
+        )
+    } else {
+        (Condition::Applied, String::new())
     };
     (document.identity.clone(), condition)
 }

@@ -207,6 +207,7 @@ pub(crate) fn document() -> impl Strategy<Value = Document> {
                     ingress,
                     egress,
                     unsupported: Vec::new(),
+                    service_wider: None,
                 }
             },
         )

@@ -58,6 +58,7 @@ pub(super) fn isolating(node: Node<'_>, kind: Kind, identity: &Identity) -> Opti
         ingress: Vec::new(),
         egress: Vec::new(),
         unsupported: Vec::new(),
+        service_wider: None,
     })
 }
 

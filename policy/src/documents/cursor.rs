@@ -15,7 +15,7 @@ enum Step<'p> {
 
 /// Where a value stands.
 #[derive(Clone, Copy)]
-pub(super) struct At<'p> {
+pub(crate) struct At<'p> {
     parent: Option<&'p At<'p>>,
     step: Step<'p>,
 }
@@ -39,22 +39,22 @@ impl fmt::Display for At<'_> {
 
 /// A fault at a field.
 #[derive(Debug)]
-pub(super) struct FieldFault {
-    pub(super) field: String,
-    pub(super) fault: Fault,
+pub(crate) struct FieldFault {
+    pub(crate) field: String,
+    pub(crate) fault: Fault,
 }
 
-pub(super) type Result<T> = std::result::Result<T, FieldFault>;
+pub(crate) type Result<T> = std::result::Result<T, FieldFault>;
 
 /// A value and where it stands.
 #[derive(Clone, Copy)]
-pub(super) struct Cursor<'n, 'p> {
-    pub(super) node: Node<'n>,
+pub(crate) struct Cursor<'n, 'p> {
+    pub(crate) node: Node<'n>,
     at: At<'p>,
 }
 
 impl<'n, 'p> Cursor<'n, 'p> {
-    pub(super) const fn root(node: Node<'n>) -> Self {
+    pub(crate) const fn root(node: Node<'n>) -> Self {
         Self {
             node,
             at: At {
@@ -64,14 +64,14 @@ impl<'n, 'p> Cursor<'n, 'p> {
         }
     }
 
-    pub(super) fn fault(&self, fault: impl Into<Fault>) -> FieldFault {
+    pub(crate) fn fault(&self, fault: impl Into<Fault>) -> FieldFault {
         FieldFault {
             field: self.at.to_string(),
             fault: fault.into(),
         }
     }
 
-    pub(super) fn missing(&self, key: &str, expected: &'static str) -> FieldFault {
+    pub(crate) fn missing(&self, key: &str, expected: &'static str) -> FieldFault {
         let at = At {
             parent: Some(&self.at),
             step: Step::Key(key),
@@ -82,7 +82,7 @@ impl<'n, 'p> Cursor<'n, 'p> {
         }
     }
 
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.at.to_string()
     }
 
@@ -94,7 +94,7 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     /// The value under a key; `null` is absent, a repeated key a fault, anything but a mapping too.
-    pub(super) fn get<'c>(&'c self, key: &'c str) -> Result<Option<Cursor<'n, 'c>>> {
+    pub(crate) fn get<'c>(&'c self, key: &'c str) -> Result<Option<Cursor<'n, 'c>>> {
         let mut found = None;
         for (own, node) in self.node.entries().ok_or_else(|| self.wrong("a mapping"))? {
             if own == key {
@@ -114,7 +114,7 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     /// The entries of a mapping.
-    pub(super) fn entries<'c>(
+    pub(crate) fn entries<'c>(
         &'c self,
     ) -> Result<impl Iterator<Item = (&'n str, Cursor<'n, 'c>)> + use<'c, 'n, 'p>> {
         let entries = self.node.entries().ok_or_else(|| self.wrong("a mapping"))?;
@@ -133,7 +133,7 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     /// The values of a list.
-    pub(super) fn items<'c>(
+    pub(crate) fn items<'c>(
         &'c self,
     ) -> Result<impl Iterator<Item = Cursor<'n, 'c>> + use<'c, 'n, 'p>> {
         let items = self.node.items().ok_or_else(|| self.wrong("a list"))?;
@@ -146,11 +146,11 @@ impl<'n, 'p> Cursor<'n, 'p> {
         }))
     }
 
-    pub(super) fn text(&self) -> Result<&'n str> {
+    pub(crate) fn text(&self) -> Result<&'n str> {
         self.node.text().ok_or_else(|| self.wrong("text"))
     }
 
-    pub(super) fn int(&self, first: i64, last: i64) -> Result<i64> {
+    pub(crate) fn int(&self, first: i64, last: i64) -> Result<i64> {
         match self.node.int() {
             Some(value) if (first..=last).contains(&value) => Ok(value),
             Some(value) => Err(self.fault(Fault::Range { value, first, last })),
@@ -159,11 +159,11 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     /// Text, or a scalar that someone forgot to quote.
-    pub(super) fn scalar(&self) -> Result<String> {
+    pub(crate) fn scalar(&self) -> Result<String> {
         self.node.scalar().ok_or_else(|| self.wrong("text"))
     }
 
-    pub(super) fn unknown(&self, value: &str, expected: &'static str) -> FieldFault {
+    pub(crate) fn unknown(&self, value: &str, expected: &'static str) -> FieldFault {
         self.fault(Fault::Unknown {
             value: value.chars().take(64).collect(),
             expected,

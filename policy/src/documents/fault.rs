@@ -57,6 +57,12 @@ pub enum Fault {
         /// What stands there.
         found: &'static str,
     },
+    /// A field that the kind does not have: most often a misspelt one, and then policy would be lost.
+    #[error("unknown field")]
+    UnknownField,
+    /// Something that an API server refuses, in its words.
+    #[error("{0}")]
+    Refused(&'static str),
     /// The same key twice in one mapping.
     #[error("given twice")]
     Twice,

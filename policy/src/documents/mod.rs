@@ -5,13 +5,13 @@
 //! broken one never blocks another. Unknown fields are ignored, `null` is absent.
 
 mod broken;
-mod cursor;
+pub(crate) mod cursor;
 mod fault;
-mod node;
+pub(crate) mod node;
 mod parse;
-mod read;
+pub(crate) mod read;
 mod render;
-mod split;
+pub(crate) mod split;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +19,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 pub use broken::Broken;
 pub use fault::{DocumentError, Fault};
+pub(crate) use render::selector_json;
+
 pub use read::{MAX_FILE_BYTES, Reading, read};
 
 use crate::{prefix::Prefix, select::Selector};
@@ -33,6 +35,9 @@ pub const PARTS: &str = "podgate.dev/parts";
 pub const GENERATION: &str = "podgate.dev/generation";
 /// Annotation: cluster rules of one policyRef hold in list order.
 pub const ORDERED: &str = "podgate.dev/ordered";
+
+/// Annotation: Services whose address is allowed although not every backend is, `namespace/name` with commas between.
+pub const SERVICE_WIDER: &str = "podgate.dev/service-wider";
 
 /// Kind of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -257,6 +262,8 @@ pub struct Document {
     pub egress: Vec<Rule>,
     /// Fields that podgate cannot enforce, such as `spec.egress[2].domainName`; they let nothing pass.
     pub unsupported: Vec<String>,
+    /// Services whose address is allowed although not every backend is, as [`SERVICE_WIDER`] names them.
+    pub service_wider: Option<String>,
 }
 
 impl Document {

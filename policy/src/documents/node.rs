@@ -24,11 +24,11 @@ enum Token<'a> {
 
 /// The tape of one document.
 #[derive(Default)]
-pub(super) struct Tree<'a>(Vec<Token<'a>>);
+pub(crate) struct Tree<'a>(Vec<Token<'a>>);
 
 impl<'a> Tree<'a> {
     /// Reads one value.
-    pub(super) fn read<D: Deserializer<'a>>(
+    pub(crate) fn read<D: Deserializer<'a>>(
         deserializer: D,
         budget: &Budget,
     ) -> Result<Self, D::Error> {
@@ -42,7 +42,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The whole value.
-    pub(super) fn root(&self) -> Node<'_> {
+    pub(crate) fn root(&self) -> Node<'_> {
         Node {
             tokens: &self.0,
             at: 0,
@@ -52,7 +52,7 @@ impl<'a> Tree<'a> {
 
 /// A value on a tape.
 #[derive(Clone, Copy)]
-pub(super) struct Node<'t> {
+pub(crate) struct Node<'t> {
     tokens: &'t [Token<'t>],
     at: usize,
 }
@@ -70,7 +70,7 @@ impl<'t> Node<'t> {
         }
     }
 
-    pub(super) fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self.token() {
             Token::Null => "nothing",
             Token::Bool(_) => "true or false",
@@ -82,18 +82,18 @@ impl<'t> Node<'t> {
         }
     }
 
-    pub(super) fn is_null(self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         matches!(self.token(), Token::Null)
     }
 
-    pub(super) fn text(self) -> Option<&'t str> {
+    pub(crate) fn text(self) -> Option<&'t str> {
         match self.token() {
             Token::Text(text) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn int(self) -> Option<i64> {
+    pub(crate) fn int(self) -> Option<i64> {
         match self.token() {
             Token::Int(value) => Some(*value),
             _ => None,
@@ -101,7 +101,7 @@ impl<'t> Node<'t> {
     }
 
     /// Text, or a scalar that someone forgot to quote.
-    pub(super) fn scalar(self) -> Option<String> {
+    pub(crate) fn scalar(self) -> Option<String> {
         match self.token() {
             Token::Text(text) => Some(text.to_string()),
             Token::Int(value) => Some(value.to_string()),
@@ -111,7 +111,7 @@ impl<'t> Node<'t> {
     }
 
     /// The values of a list.
-    pub(super) fn items(self) -> Option<impl Iterator<Item = Node<'t>>> {
+    pub(crate) fn items(self) -> Option<impl Iterator<Item = Node<'t>>> {
         let Token::List { end } = *self.token() else {
             return None;
         };
@@ -127,7 +127,7 @@ impl<'t> Node<'t> {
     }
 
     /// The entries of a mapping.
-    pub(super) fn entries(self) -> Option<impl Iterator<Item = (&'t str, Node<'t>)>> {
+    pub(crate) fn entries(self) -> Option<impl Iterator<Item = (&'t str, Node<'t>)>> {
         let Token::Map { end } = *self.token() else {
             return None;
         };
@@ -147,7 +147,7 @@ impl<'t> Node<'t> {
     }
 
     /// The first value under a key, without a look at repetitions.
-    pub(super) fn get(self, key: &str) -> Option<Self> {
+    pub(crate) fn get(self, key: &str) -> Option<Self> {
         self.entries()?
             .find(|(own, _)| *own == key)
             .map(|(_, value)| value)
@@ -155,15 +155,15 @@ impl<'t> Node<'t> {
 }
 
 /// How much a text may unfold to. Written out, every value costs at least a byte of it; only aliases cost less.
-pub(super) struct Budget(Cell<usize>);
+pub(crate) struct Budget(Cell<usize>);
 
 impl Budget {
-    pub(super) fn of_text(bytes: usize) -> Self {
+    pub(crate) fn of_text(bytes: usize) -> Self {
         Self(Cell::new(bytes.saturating_mul(2).saturating_add(4096)))
     }
 
     /// Whether it has been used up.
-    pub(super) fn spent(&self) -> bool {
+    pub(crate) fn spent(&self) -> bool {
         self.0.get() == 0
     }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, str::FromStr, sync::Arc};
 
 use super::{
     API_VERSION, Action, Directions, Document, GENERATION, GROUP, Identity, Kind, ORDERED, PARTS,
-    Part, PodName, PolicyRef, PortEntry, Ports, Protocol, Rule, Tier,
+    Part, PodName, PolicyRef, PortEntry, Ports, Protocol, Rule, SERVICE_WIDER, Tier,
     cursor::{Cursor, Result},
     fault::Fault,
 };
@@ -61,6 +61,7 @@ pub(super) struct Marks {
     pub(super) group: Option<String>,
     pub(super) part: Option<Part>,
     pub(super) ordered: bool,
+    pub(super) service_wider: Option<String>,
 }
 
 pub(super) fn marks(root: &Cursor<'_, '_>) -> Result<Marks> {
@@ -79,6 +80,10 @@ pub(super) fn marks(root: &Cursor<'_, '_>) -> Result<Marks> {
             other => return Err(mark.unknown(other, "\"true\" or \"false\"")),
         },
     };
+    let service_wider = annotations
+        .get(SERVICE_WIDER)?
+        .map(|c| c.scalar())
+        .transpose()?;
     let part = match annotations.get(PARTS)? {
         None => None,
         Some(parts) => {
@@ -101,6 +106,7 @@ pub(super) fn marks(root: &Cursor<'_, '_>) -> Result<Marks> {
         group,
         part,
         ordered,
+        service_wider,
     })
 }
 
@@ -478,5 +484,6 @@ pub(super) fn document(root: &Cursor<'_, '_>, kind: Kind) -> Result<Document> {
         ingress: ingress.rules,
         egress: egress.rules,
         unsupported: [ingress.unsupported, egress.unsupported].concat(),
+        service_wider: marks.service_wider,
     })
 }

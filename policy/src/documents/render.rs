@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    API_VERSION, Document, GENERATION, GROUP, Kind, ORDERED, PARTS, PortEntry, Rule, Tier,
+    API_VERSION, Document, GENERATION, GROUP, Kind, ORDERED, PARTS, PortEntry, Rule, SERVICE_WIDER,
+    Tier,
 };
 use crate::select::{Operator, Selector};
 
@@ -67,6 +68,9 @@ impl Document {
         if self.ordered {
             out.insert(ORDERED.into(), "true".into());
         }
+        if let Some(services) = &self.service_wider {
+            out.insert(SERVICE_WIDER.into(), services.as_str().into());
+        }
         out.into()
     }
 
@@ -121,7 +125,7 @@ fn port_json(entry: &PortEntry) -> Value {
     out.into()
 }
 
-fn selector_json(selector: &Selector) -> Value {
+pub(crate) fn selector_json(selector: &Selector) -> Value {
     let expressions = selector.requirements.iter().map(|requirement| {
         let (operator, values) = match &requirement.operator {
             Operator::In(values) => ("In", Some(values)),

@@ -1,0 +1,31 @@
+//! NetworkPolicy in, documents out: what a Network Policy Controller has to get right, without the API around it.
+//!
+//! ```text
+//! bytes --manifest::read--> Object --Cluster::apply/remove--> Cluster --resolve--> Changes: policy files, workload files
+//! ```
+//!
+//! Invariants
+//! - a rule becomes neither wider nor narrower: what differs from pod to pod (the number of a named port, a pod behind
+//!   its own Service) goes into documents of a group, which select by name only;
+//! - the same objects give the same bytes, whatever the order and the history in which they came;
+//! - a change touches the policies that name what changed, and its cost follows them, not the cluster.
+//!
+//! Two choices where the specification is silent. "Any peer" is always written for both families: a pod can have
+//! addresses of a family that its status does not show (egress-cni's). An `ipBlock` that holds a Service's own address
+//! allows that address: whoever writes the block of the Services means them.
+
+mod allow;
+mod cluster;
+mod expand;
+mod file;
+pub mod manifest;
+mod model;
+mod pods;
+mod services;
+mod watch;
+
+pub use cluster::{Changes, Cluster, Options, PolicyChange, Workload, WorkloadChange};
+pub use file::{MANAGED_BY, PolicyFile, Warning, is_managed};
+pub use model::{
+    EndpointSlice, Namespace, Node, Object, ObjectKey, ObjectKind, Pod, PolicyObject, Service,
+};
