@@ -305,7 +305,8 @@ pub(super) fn policy_ref(key: &ObjectKey) -> PolicyRef {
     }
 }
 
-pub(super) fn file_name(key: &ObjectKey) -> String {
+/// The name of a policy's file: see [`PolicyFile::file_name`].
+pub fn file_name(key: &ObjectKey) -> String {
     let namespace = match key.namespace.as_str() {
         "" => "cluster",
         namespace => namespace,
