@@ -12,7 +12,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
-use policy::resolve::{Cluster, ObjectKey, Options, PolicyFile, Workload, WorkloadChange};
+use policy::resolve::{Cluster, ObjectKey, Options, PolicyFile};
 
 use self::folder::{Folder, Plan};
 use self::report::Told;
@@ -60,7 +60,7 @@ fn resolve(context: &Context, options: &Resolve) -> Result<ExitCode, Error> {
         return Err(input.refused());
     }
     let failed = !input.is_whole();
-    let files: Vec<&PolicyFile> = resolver.cluster.files().collect();
+    let files: Vec<&PolicyFile> = resolver.cluster.files().map(|file| &**file).collect();
     match &options.output_dir {
         Some(_) if !prints => {
             let plan = resolver.plan(options, &input)?;
@@ -87,8 +87,6 @@ fn resolve(context: &Context, options: &Resolve) -> Result<ExitCode, Error> {
 struct Resolver {
     cluster: Cluster,
     keys: BTreeSet<ObjectKey>,
-    /// The node's pods by namespace and name.
-    workloads: BTreeMap<(String, String), Workload>,
     told: Told,
     keep_going: bool,
 }
@@ -101,7 +99,6 @@ impl Resolver {
                 node: options.node.clone(),
             }),
             keys: BTreeSet::new(),
-            workloads: BTreeMap::new(),
             told: Told::default(),
             keep_going: options.keep_going,
         }
@@ -128,18 +125,9 @@ impl Resolver {
             self.cluster.apply(object.clone());
             self.keys.insert(key);
         }
-        for change in self.cluster.resolve().workloads {
-            match change {
-                WorkloadChange::Put(pod) => {
-                    self.workloads
-                        .insert((pod.namespace.clone(), pod.name.clone()), pod);
-                }
-                WorkloadChange::Remove { namespace, name } => {
-                    self.workloads.remove(&(namespace, name));
-                }
-            }
-        }
-        self.told.policies(self.cluster.files(), input);
+        self.cluster.resolve();
+        self.told
+            .policies(self.cluster.files().map(|file| &**file), input);
         true
     }
 
@@ -154,7 +142,7 @@ impl Resolver {
             plan.documents(Folder::documents(path)?, wanted, &input.spared())?;
         }
         if let (Some(path), Some(_)) = (&options.workloads_dir, &options.node) {
-            let wanted = self.workloads.values().map(folder::workload);
+            let wanted = self.cluster.workloads().map(folder::workload);
             let wanted = wanted.collect::<Result<BTreeMap<_, _>, _>>()?;
             plan.workloads(Folder::workloads(path)?, wanted, input.is_whole());
         }

@@ -15,6 +15,8 @@ use super::sources::Spared;
 use crate::error::Error;
 use crate::output;
 
+/// The value of the mark.
+const MARK: &str = "resolve";
 /// The key by which a workload file shows who wrote it.
 const MANAGED_BY: &str = "managedBy";
 
@@ -94,7 +96,7 @@ fn names(path: &Path) -> Result<Vec<String>, Error> {
 
 fn is_our_workload(bytes: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(bytes)
-        .is_ok_and(|value| value[MANAGED_BY] == resolve::MANAGED_BY_RESOLVE)
+        .is_ok_and(|value| value[MANAGED_BY] == MARK)
 }
 
 /// The file of a pod, and its content.
@@ -114,7 +116,7 @@ pub(super) fn workload(workload: &Workload) -> Result<(String, String), Error> {
             labels: workload.labels.clone(),
             addresses: workload.addresses.clone(),
         },
-        managed_by: resolve::MANAGED_BY_RESOLVE,
+        managed_by: MARK,
     };
     let text = serde_json::to_string_pretty(&file).map_err(|e| Error::Encode(e.to_string()))?;
     Ok((
@@ -155,12 +157,12 @@ impl Plan {
                     "{}: is not marked {}: {}: not written over, and nothing written; move it away",
                     folder.path.join(&name).display(),
                     resolve::MANAGED_BY,
-                    resolve::MANAGED_BY_RESOLVE,
+                    MARK,
                 )));
             }
             self.write(&folder.path, &name, text, there);
         }
-        let kept: Vec<String> = spared.keys.iter().filter_map(resolve::file_name).collect();
+        let kept: Vec<String> = spared.keys.iter().map(resolve::file_name).collect();
         for (name, there) in folder.files {
             if there.ours && !spared.all && !kept.contains(&name) {
                 self.remove(&folder.path, &name, there);
