@@ -51,6 +51,8 @@ pub(crate) enum Verb {
     Policies,
     /// Whether a packet would pass, and by which policy and rule
     Explain(Explain),
+    /// Turns NetworkPolicy manifests into the documents that the store holds
+    Resolve(Resolve),
     /// Waits until everything that the store holds now has been applied
     Wait(Wait),
     /// Loads and pins the kernel objects, once a node
@@ -108,6 +110,42 @@ pub(crate) struct Explain {
     /// tcp, udp, sctp, icmp or a number
     #[arg(long, default_value = "tcp", value_parser = parse_protocol)]
     pub(crate) protocol: u8,
+}
+
+/// Turns NetworkPolicy manifests into the documents that the store holds
+///
+/// Takes NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy, Amazon's ClusterNetworkPolicy and
+/// ApplicationNetworkPolicy, and what they speak of: Pod, Namespace, Node, Service, EndpointSlice, and Lists of these, as
+/// `kubectl get -o yaml` prints them. Other kinds are left out.
+///
+/// Ends with 0 when all is well and 1 when an input is broken, and then nothing is written (without --keep-going). With --diff: 0 = no
+/// differences, 1 = differences, 2 = trouble.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Resolve {
+    /// Manifests: files, folders (with the folders in them), or - for the standard input
+    #[arg(short, long, required = true, num_args = 1.., value_name = "FILE|DIR")]
+    pub(crate) filename: Vec<PathBuf>,
+    /// Writes the documents here, one file a policy; removes what an earlier run wrote for policies that are gone
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Writes the pods of --node here, as the store's folder workloads/ has them
+    #[arg(long, value_name = "DIR", requires = "node")]
+    pub(crate) workloads_dir: Option<PathBuf>,
+    /// The node whose pods --workloads-dir gets, as in spec.nodeName
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// Goes on after the first pass, and takes every change of the manifests
+    #[arg(short, long, conflicts_with = "diff")]
+    pub(crate) watch: bool,
+    /// Shows what would change in the folders, and writes nothing
+    #[arg(long)]
+    pub(crate) diff: bool,
+    /// Leaves out what is broken, and keeps the documents that an earlier run made of it; still ends with 1
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+    /// Refuses the address of a Service of which not every backend is allowed
+    #[arg(long)]
+    pub(crate) strict_services: bool,
 }
 
 #[derive(Debug, ClapArgs)]

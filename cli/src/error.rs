@@ -30,6 +30,19 @@ pub(crate) enum Error {
     /// Network interfaces.
     #[error("{0}")]
     Net(#[from] enforcer::hostnet::Error),
+    /// A file of the user's.
+    #[error("{verb} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// With what.
+        path: std::path::PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A file that is replaced or removed.
+    #[error("{0}")]
+    File(#[from] state::file::Error),
     /// Printing.
     #[error("print: {0}")]
     Output(#[from] std::io::Error),
@@ -39,4 +52,14 @@ pub(crate) enum Error {
     /// What was asked for.
     #[error("{0}")]
     Asked(String),
+}
+
+impl Error {
+    pub(crate) fn io(verb: &'static str, path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io {
+            verb,
+            path: path.to_owned(),
+            source,
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod output;
 mod pages;
 mod pods;
 mod policies;
+mod resolve;
 mod status;
 mod wait;
 
@@ -45,6 +46,7 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         Verb::Pods(options) => pods::run(&context, options),
         Verb::Policies => policies::run(&context),
         Verb::Explain(options) => explain::run(&context, options),
+        Verb::Resolve(options) => resolve::run(&context, options),
         Verb::Wait(options) => wait::run(&context, options),
         Verb::Load(options) => load::run(&context, options),
         Verb::Ebpf(verb) => ebpf::run(&context, verb),

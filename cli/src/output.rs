@@ -65,6 +65,11 @@ pub(crate) fn print<T: Serialize>(
         Format::Yaml => serde_norway::to_string(value).map_err(|e| Error::Encode(e.to_string()))?,
         Format::Table | Format::Wide => table(),
     };
+    self::text(&text)
+}
+
+/// Prints text as it is.
+pub(crate) fn text(text: &str) -> Result<(), Error> {
     Ok(io::stdout().lock().write_all(text.as_bytes())?)
 }
 

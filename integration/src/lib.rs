@@ -19,6 +19,7 @@ pub mod aws;
 pub mod chain;
 pub mod cmd;
 pub mod companion;
+pub mod conformance;
 pub mod ctl;
 pub mod eyes;
 pub mod frames;

@@ -1,0 +1,236 @@
+//! Manifests from files, folders and the standard input.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use policy::resolve::manifest::{self, Item, ManifestError};
+use policy::resolve::{Object, ObjectKey};
+
+use crate::error::Error;
+
+/// Folders inside folders that are looked into: a link back up must not go on for ever.
+const MAX_DEPTH: usize = 16;
+
+/// Where manifests come from. What was read stays, so that a look again costs one stat(2) a file.
+pub(super) struct Sources {
+    named: Vec<PathBuf>,
+    stdin: Option<Vec<u8>>,
+    cache: BTreeMap<PathBuf, (Stamp, Parsed)>,
+}
+
+/// What tells one version of a file from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+type Parsed = std::rc::Rc<Vec<Result<Item, Box<ManifestError>>>>;
+
+/// One file's content.
+pub(super) struct File {
+    /// Its name as errors show it.
+    pub(super) name: String,
+    /// What it holds.
+    pub(super) items: Parsed,
+}
+
+/// All that was read in one pass.
+#[derive(Default)]
+pub(super) struct Input {
+    /// Files, in the order given.
+    pub(super) files: Vec<File>,
+    /// What could not be read at all.
+    pub(super) unreadable: Vec<String>,
+}
+
+impl Sources {
+    /// Looks at the names given; `-` is read here, once.
+    pub(super) fn new(names: &[PathBuf]) -> Result<Self, Error> {
+        let mut stdin = None;
+        if names.iter().any(|name| is_stdin(name)) {
+            let mut bytes = Vec::new();
+            std::io::stdin()
+                .read_to_end(&mut bytes)
+                .map_err(|error| Error::Asked(format!("read standard input: {error}")))?;
+            stdin = Some(bytes);
+        }
+        Ok(Self {
+            named: names.to_vec(),
+            stdin,
+            cache: BTreeMap::new(),
+        })
+    }
+
+    /// The names given.
+    pub(super) fn named(&self) -> &[PathBuf] {
+        &self.named
+    }
+
+    /// Reads everything; what has not changed since the last time is not read again.
+    pub(super) fn read(&mut self) -> Input {
+        let mut input = Input::default();
+        let mut before = std::mem::take(&mut self.cache);
+        for name in &self.named {
+            if is_stdin(name) {
+                let items = manifest::read(self.stdin.as_deref().unwrap_or_default());
+                input.files.push(File {
+                    name: "standard input".into(),
+                    items: items.into(),
+                });
+                continue;
+            }
+            let mut paths = Vec::new();
+            if let Err(why) = walk(name, 0, true, &mut paths) {
+                input.unreadable.push(why);
+            }
+            for path in paths {
+                // Named twice, by itself and by its folder, say: read once.
+                if self.cache.contains_key(&path) {
+                    continue;
+                }
+                match load(&path, before.remove(&path)) {
+                    Ok((stamp, items)) => {
+                        input.files.push(File {
+                            name: path.display().to_string(),
+                            items: items.clone(),
+                        });
+                        self.cache.insert(path, (stamp, items));
+                    }
+                    Err(error) => input
+                        .unreadable
+                        .push(format!("{}: {error}", path.display())),
+                }
+            }
+        }
+        input
+    }
+}
+
+fn is_stdin(name: &Path) -> bool {
+    name == Path::new("-")
+}
+
+fn load(path: &Path, before: Option<(Stamp, Parsed)>) -> std::io::Result<(Stamp, Parsed)> {
+    let stamp = Stamp::of(&fs::metadata(path)?);
+    match before {
+        Some((then, items)) if then == stamp => Ok((stamp, items)),
+        _ => Ok((stamp, manifest::read(&fs::read(path)?).into())),
+    }
+}
+
+/// The files of a name: itself, or what a folder has with an extension of manifests, by name, folders in folders too. What
+/// begins with a dot is left out: editors and Kubernetes' own volumes hide their works behind it.
+fn walk(path: &Path, depth: usize, named: bool, found: &mut Vec<PathBuf>) -> Result<(), String> {
+    let told = |error: std::io::Error| format!("{}: {error}", path.display());
+    let metadata = match fs::metadata(path) {
+        Err(error) if !named && error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(told)?,
+    };
+    if !metadata.is_dir() {
+        if named || is_manifest(path) {
+            found.push(path.to_owned());
+        }
+        return Ok(());
+    }
+    if depth > MAX_DEPTH {
+        return Err(format!("{}: folders too deep", path.display()));
+    }
+    let mut inside = Vec::new();
+    for entry in fs::read_dir(path).map_err(told)? {
+        let entry = entry.map_err(told)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            inside.push(entry.path());
+        }
+    }
+    inside.sort();
+    for path in inside {
+        walk(&path, depth + 1, false, found)?;
+    }
+    Ok(())
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension()
+        .and_then(|extension| extension.to_str())
+        .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"))
+}
+
+impl Input {
+    /// Whether nothing in it is broken.
+    pub(super) fn is_whole(&self) -> bool {
+        self.unreadable.is_empty() && self.errors().next().is_none()
+    }
+
+    /// Broken manifests, with the file's name.
+    pub(super) fn errors(&self) -> impl Iterator<Item = (&str, &ManifestError)> {
+        self.files.iter().flat_map(|file| {
+            let errors = file.items.iter().filter_map(|item| item.as_ref().err());
+            errors.map(|error| (file.name.as_str(), &**error))
+        })
+    }
+
+    /// Manifests, with the file's name, in the order given.
+    pub(super) fn items(&self) -> impl Iterator<Item = (&str, &Item)> {
+        self.files.iter().flat_map(|file| {
+            let items = file.items.iter().filter_map(|item| item.as_ref().ok());
+            items.map(|item| (file.name.as_str(), item))
+        })
+    }
+
+    /// What counts: of several of one name the last.
+    pub(super) fn objects(&self) -> BTreeMap<ObjectKey, &Object> {
+        self.items()
+            .filter_map(|(_, item)| Some((item.object.key()?, &item.object)))
+            .collect()
+    }
+
+    /// The policies whose manifest is broken: what an earlier run made of them stays.
+    pub(super) fn spared(&self) -> Spared {
+        let mut spared = Spared {
+            all: !self.unreadable.is_empty(),
+            keys: BTreeSet::new(),
+        };
+        for (_, error) in self.errors() {
+            match &error.key {
+                Some(key) => drop(spared.keys.insert(key.clone())),
+                // It may be any.
+                None => spared.all = true,
+            }
+        }
+        spared
+    }
+
+    /// Why nothing was done.
+    pub(super) fn refused(&self) -> Error {
+        let count = self.unreadable.len() + self.errors().count();
+        let noun = if count == 1 { "error" } else { "errors" };
+        Error::Asked(format!(
+            "{count} {noun} in the input, nothing written (--keep-going leaves out what is broken)"
+        ))
+    }
+}
+
+/// Documents that may not be removed though no manifest asks for them.
+pub(super) struct Spared {
+    /// None may.
+    pub(super) all: bool,
+    /// Those of these may not.
+    pub(super) keys: BTreeSet<ObjectKey>,
+}

@@ -1,0 +1,248 @@
+//! The run: cases one after another, both modes beside each other.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::case::{Case, Mode, Step};
+use super::expect::Sides;
+use super::prober::{self, Outcome};
+use super::world::{Probe, World};
+use crate::{Node, patience};
+
+/// How long silence must last to count as a drop.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How long where an answer was missing: a busy machine is no drop.
+const LONG_PATIENCE: Duration = Duration::from_secs(3);
+/// So many wrong probes of a step are told in full.
+const TOLD: usize = 12;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The modes, each on a node of its own.
+    pub modes: Vec<Mode>,
+    /// Prints each case.
+    pub verbose: bool,
+}
+
+/// What came out.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Cases, counted once for each mode.
+    pub cases: usize,
+    /// Steps.
+    pub steps: usize,
+    /// Connections tried.
+    pub probes: usize,
+    /// Of these, expected to be open.
+    pub open: usize,
+    /// Steps that were probed anew with more patience, as an answer was missing.
+    pub again: usize,
+    /// Wrong probes.
+    pub wrong: usize,
+    /// What was wrong, in words; a case that could not run is in here, too.
+    pub failures: Vec<String>,
+    /// From begin to end, the wiring included.
+    pub took: Duration,
+    /// Of this, wiring.
+    pub wiring: Duration,
+    /// Whether the kernel had SCTP.
+    pub sctp: bool,
+}
+
+impl Report {
+    /// Whether everything was as it should be, and there was something.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.failures.is_empty() && self.wrong == 0 && self.probes > 0
+    }
+
+    fn add(&mut self, other: Self) {
+        self.cases += other.cases;
+        self.steps += other.steps;
+        self.probes += other.probes;
+        self.open += other.open;
+        self.again += other.again;
+        self.wrong += other.wrong;
+        self.failures.extend(other.failures);
+        self.wiring = self.wiring.max(other.wiring);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for failure in &self.failures {
+            writeln!(f, "WRONG {failure}")?;
+        }
+        writeln!(
+            f,
+            "{} cases, {} steps, {} probes ({} to pass, {} to be dropped), {} wrong, {} failed cases",
+            self.cases,
+            self.steps,
+            self.probes,
+            self.open,
+            self.probes - self.open,
+            self.wrong,
+            self.failures.len(),
+        )?;
+        writeln!(
+            f,
+            "{:.1} s, of these {:.1} s wiring; {} steps probed again with {} s of patience; SCTP {}",
+            self.took.as_secs_f64(),
+            self.wiring.as_secs_f64(),
+            self.again,
+            LONG_PATIENCE.as_secs(),
+            if self.sctp {
+                "too"
+            } else {
+                "not: this kernel has none"
+            },
+        )
+    }
+}
+
+/// Runs cases.
+///
+/// # Errors
+/// What kept the run from starting.
+pub fn run(cases: &[Case], options: &Options) -> Result<Report, String> {
+    let start = Instant::now();
+    let reports: Vec<Result<Report, String>> = std::thread::scope(|scope| {
+        let modes: Vec<_> = options
+            .modes
+            .iter()
+            .map(|mode| scope.spawn(move || run_mode(cases, *mode, options)))
+            .collect();
+        modes
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err("a run panicked".into()))
+            })
+            .collect()
+    });
+    let mut all = Report {
+        sctp: prober::has_sctp(),
+        ..Report::default()
+    };
+    for report in reports {
+        all.add(report?);
+    }
+    all.took = start.elapsed();
+    Ok(all)
+}
+
+fn run_mode(cases: &[Case], mode: Mode, options: &Options) -> Result<Report, String> {
+    let start = Instant::now();
+    let node = Node::builder(&format!("conform-{mode}")).start();
+    let mut world = World::start(&node, mode)?;
+    let mut report = Report {
+        wiring: start.elapsed(),
+        ..Report::default()
+    };
+    for case in cases.iter().filter(|case| case.modes.contains(&mode)) {
+        let begin = Instant::now();
+        let wrong = report.wrong;
+        if let Err(why) = run_case(&mut world, case, &mut report) {
+            report
+                .failures
+                .push(format!("{mode}: {}: {why}", case.name));
+        }
+        report.cases += 1;
+        if options.verbose {
+            let verdict = if report.wrong == wrong { "ok" } else { "WRONG" };
+            println!(
+                "{mode:8} {:4} ms  {verdict:5} {}",
+                begin.elapsed().as_millis(),
+                case.name
+            );
+        }
+        world.restore()?;
+    }
+    Ok(report)
+}
+
+fn run_case(world: &mut World<'_>, case: &Case, report: &mut Report) -> Result<(), String> {
+    // In strict mode the direction of which a case does not speak would hide what it is about: it is opened.
+    let silent = |of: fn(&Step) -> &Sides| case.steps.iter().all(|step| of(step).is_empty());
+    let strict = world.mode() == Mode::Strict;
+    let opens_ingress = strict && silent(|step| &step.expect.ingress);
+    let opens_egress = strict && silent(|step| &step.expect.egress);
+    let mut manifests = world.base();
+    if opens_ingress {
+        manifests.open("Ingress");
+    }
+    if opens_egress {
+        manifests.open("Egress");
+    }
+    for (number, step) in case.steps.iter().enumerate() {
+        let told = |why: String| format!("step {}: {why}", number + 1);
+        manifests.change(step).map_err(told)?;
+        for (old, new) in &step.recycle {
+            world.recycle(&mut manifests, old, new).map_err(told)?;
+        }
+        let mut expect = step.expect.clone();
+        if opens_ingress {
+            expect.ingress.push("*", &["*".to_owned()]).map_err(told)?;
+        }
+        if opens_egress {
+            expect.egress.push("*", &["*".to_owned()]).map_err(told)?;
+        }
+        let names = world.pod_names();
+        if let Some(pod) = expect
+            .ingress
+            .named_twice(&names)
+            .or(expect.egress.named_twice(&names))
+        {
+            return Err(told(format!("the expectation speaks of {pod} twice")));
+        }
+        world.apply(manifests.clone()).map_err(told)?;
+        judge(world, &world.probes(&expect), report).map_err(told)?;
+    }
+    Ok(())
+}
+
+/// Probes a step. Where an answer is missing, everything is probed again with more patience: on a machine that is too busy
+/// to answer in time, silence would prove nothing.
+fn judge(world: &World<'_>, probes: &[Probe], report: &mut Report) -> Result<(), String> {
+    let missing = |outcomes: &[Outcome]| {
+        probes
+            .iter()
+            .zip(outcomes)
+            .any(|(probe, outcome)| probe.open && *outcome == Outcome::Silence)
+    };
+    let mut outcomes = world.run(probes, patience(PATIENCE))?;
+    if missing(&outcomes) {
+        report.again += 1;
+        outcomes = world.run(probes, patience(LONG_PATIENCE))?;
+    }
+    report.steps += 1;
+    report.probes += probes.len();
+    report.open += probes.iter().filter(|probe| probe.open).count();
+    let wrong: Vec<String> = probes
+        .iter()
+        .zip(&outcomes)
+        .filter(|(probe, outcome)| !probe.is_right(outcome))
+        .map(|(probe, outcome)| {
+            let expected = if probe.open { "an answer" } else { "silence" };
+            format!("{}: {outcome:?}, not {expected}", probe.about)
+        })
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    report.wrong += wrong.len();
+    let more = wrong.len().saturating_sub(TOLD);
+    let told: Vec<_> = wrong.into_iter().take(TOLD).collect();
+    Err(format!(
+        "{}{}\n  conditions: {}",
+        told.join("\n  "),
+        if more > 0 {
+            format!("\n  and {more} more")
+        } else {
+            String::new()
+        },
+        world.explain(),
+    ))
+}
