@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A bounded fuzz run: the packet reader, walks of packets and changes, the compiler against the oracle. No nightly and no cargo-fuzz.
+# A bounded fuzz run: the packet reader, walks of packets and changes, the compiler against the oracle, manifests. No nightly and no cargo-fuzz.
 #
 #   scripts/fuzz.sh [SECONDS]     so long each (60); ends with 0 where nothing was found
 #

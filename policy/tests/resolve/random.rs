@@ -31,6 +31,11 @@ pub(crate) fn cases(few: u32) -> ProptestConfig {
 
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 
+/// A namespace; mostly the same one, so that what is in it meets.
+fn a_namespace() -> impl Strategy<Value = &'static str> {
+    prop_oneof![3 => Just("x"), 1 => Just("y"), 1 => Just("z")]
+}
+
 fn one<T: Clone + std::fmt::Debug + 'static>(of: &[T]) -> Select<T> {
     select(of.to_vec())
 }
@@ -144,12 +149,12 @@ fn container_ports() -> impl Strategy<Value = (Value, Value)> {
 
 fn a_pod() -> impl Strategy<Value = Value> {
     (
-        one(&NAMESPACES),
+        a_namespace(),
         labels(),
         container_ports(),
         one(&["both", "both", "both", "v4", "v6", "none", "host", "again"]),
         one(&["Running", "Running", "Running", "Pending", "Succeeded", "Failed"]),
-        (option::weighted(0.2, Just("2026-01-01T00:00:00Z")), option::of(one(&["True", "False"]))),
+        (option::weighted(0.3, Just("2026-01-01T00:00:00Z")), option::of(one(&["True", "False"]))),
     )
         .prop_map(|(namespace, labels, (containers, init), addresses, phase, (deleted, ready))| {
             let metadata = object(vec![
@@ -267,7 +272,7 @@ fn network_rules(peers: &'static str) -> impl Strategy<Value = Option<Value>> {
 
 fn network_policy() -> impl Strategy<Value = Value> {
     (
-        one(&NAMESPACES),
+        a_namespace(),
         pods(),
         one(&[
             None,
@@ -328,7 +333,7 @@ fn cluster_policy() -> impl Strategy<Value = Value> {
     (
         one(&["Admin", "Admin", "Baseline"]),
         0u16..3,
-        pod_set(),
+        prop_oneof![1 => Just(json!({"namespaces": {}})), 1 => pod_set()],
         cluster_rules("from", pod_set().boxed()),
         cluster_rules("to", egress_peer.boxed()),
     )
@@ -358,8 +363,12 @@ fn service() -> impl Strategy<Value = Vec<Value>> {
             json!({"addresses": [address], "conditions": object(vec![("ready", ready.map(Value::from))])})
         });
     (
-        one(&NAMESPACES),
-        option::weighted(0.75, labels()),
+        a_namespace(),
+        prop_oneof![
+            3 => one(&["a", "b"]).prop_map(|app| Some(json!({"app": app}))),
+            1 => labels().prop_map(Some),
+            1 => Just(None)
+        ],
         vec(port, 1..3),
         one(&["both", "both", "v4", "headless"]),
         vec(endpoint, 0..3),
@@ -423,7 +432,7 @@ fn named(mut objects: Vec<Value>, stem: &str) -> Vec<Value> {
 pub(crate) fn clusters() -> impl Strategy<Value = Vec<Value>> {
     (
         namespace_objects(),
-        vec(a_pod(), 1..6),
+        vec(a_pod(), 1..7),
         vec(network_policy(), 0..4),
         vec(cluster_policy(), 0..3),
         vec(service(), 0..3),
