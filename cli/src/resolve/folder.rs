@@ -95,8 +95,7 @@ fn names(path: &Path) -> Result<Vec<String>, Error> {
 }
 
 fn is_our_workload(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Value>(bytes)
-        .is_ok_and(|value| value[MANAGED_BY] == MARK)
+    serde_json::from_slice::<serde_json::Value>(bytes).is_ok_and(|value| value[MANAGED_BY] == MARK)
 }
 
 /// The file of a pod, and its content.
@@ -123,6 +122,10 @@ pub(super) fn workload(workload: &Workload) -> Result<(String, String), Error> {
         format!("{}/{}.json", workload.namespace, workload.name),
         text + "\n",
     ))
+}
+
+fn counted(count: usize, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
 }
 
 /// One file's change.
@@ -236,9 +239,9 @@ impl Plan {
             lines.push_str(&format!("{done} {}\n", path.display()));
         }
         lines.push_str(&format!(
-            "{} policies, {} files changed\n",
-            self.policies,
-            self.changes.len()
+            "{}, {} changed\n",
+            counted(self.policies, "policy", "policies"),
+            counted(self.changes.len(), "file", "files"),
         ));
         output::text(&lines)
     }
