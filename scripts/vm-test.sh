@@ -76,7 +76,7 @@ chmod +x "$folder/run"
 rm -f "$folder/status"
 
 step "kernel $series ($(cat "$PODGATE_CACHE/versions/linux-$series")): ${*:-kernel tests}"
-# Hardware virtualisation hangs on some hosts, and a pipe is the only way to see the output: see docs/DEVELOPING.md.
+# Hardware virtualisation hangs on some hosts (a nested /dev/kvm that never comes back), and vng shows output on a pipe only.
 timeout --kill-after=10 "${PODGATE_VM_TIMEOUT:-600}" \
   vng --disable-kvm -r "$kernel" --root / --rwdir "$folder" --cpus "${PODGATE_VM_CPUS:-2}" -m "${PODGATE_VM_MEMORY:-2G}" \
   --exec "$folder/run" </dev/null 2>&1 | cat || true

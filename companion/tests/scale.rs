@@ -63,7 +63,7 @@ fn shared(pods: usize, peers: usize, generation: u32) -> String {
 }
 
 #[test]
-#[ignore = "figures"]
+#[ignore = "figures for the reader: cargo test -p companion --release --test scale -- --ignored"]
 fn one_address_more() {
     let mut node = Node::new();
     node.load();
@@ -112,7 +112,7 @@ fn one_address_more() {
 }
 
 #[test]
-#[ignore = "figures"]
+#[ignore = "figures for the reader: cargo test -p companion --release --test scale -- --ignored"]
 fn memory_and_rest() {
     let mut node = Node::new();
     node.load();
@@ -197,7 +197,7 @@ fn memory_and_rest() {
 }
 
 #[test]
-#[ignore = "figures"]
+#[ignore = "figures for the reader: cargo test -p companion --release --test scale -- --ignored"]
 fn reading() {
     let yaml = shared(100, 10_000, 1);
     let documents = policy::documents::read(yaml.as_bytes());

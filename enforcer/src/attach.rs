@@ -248,6 +248,10 @@ impl Programs {
                 Err(e) => return self.tcx_instead(&attached, e.into()),
             }
         }
+        // A qdisc that was made here had no filters.
+        if attached.made_qdisc {
+            return Ok(attached);
+        }
         // An earlier filter: from 6.6 TCX runs before it; below, there is no place in front of it.
         match hostnet::check_clsact(ifindex, self.ids)? {
             Some(flaw @ Flaw::InFront { .. }) => {

@@ -26,6 +26,7 @@ pub mod frames;
 pub mod node;
 pub mod pod;
 pub mod policy;
+pub mod streams;
 pub mod tools;
 pub mod traffic;
 pub mod wire;

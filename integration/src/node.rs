@@ -168,6 +168,12 @@ for dir in /proc/sys/net/ipv[46]/neigh/*; do
 done
 "#;
 
+/// Where the packages of Amazon's plugins log: without it in /host of the machine.
+const AMAZON_LOG: (&str, &str) = (
+    "AWS_VPC_K8S_CNI_LOG_FILE",
+    "/var/log/aws-routed-eni/packages.log",
+);
+
 const HOLDER: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -406,6 +412,7 @@ impl Node {
             .arg(program)
             .env("PODGATE_STATE_DIR", &self.state_dir)
             .env("PODGATE_BPF_DIR", &self.bpf_dir)
+            .env(AMAZON_LOG.0, AMAZON_LOG.1)
             .unset("NETWORK_POLICY_ENFORCING_MODE")
     }
 
@@ -416,7 +423,9 @@ impl Node {
             .args(["--pdeathsig", "KILL", "nsenter"])
             .args(self.enter_args())
             .arg(program);
-        command.env_remove("NETWORK_POLICY_ENFORCING_MODE");
+        command
+            .env(AMAZON_LOG.0, AMAZON_LOG.1)
+            .env_remove("NETWORK_POLICY_ENFORCING_MODE");
         command
     }
 

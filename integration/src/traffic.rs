@@ -21,7 +21,7 @@ const REPLY: Duration = Duration::from_secs(10);
 
 /// A helper process that takes lines and gives JSON lines.
 #[derive(Debug)]
-struct Helper {
+pub(crate) struct Helper {
     child: Child,
     stdin: Option<ChildStdin>,
     replies: Receiver<Value>,
@@ -65,7 +65,7 @@ impl Helper {
 
     /// Starts a helper that says when it is ready.
     #[track_caller]
-    fn ready(place: &Place, words: &[String]) -> Self {
+    pub(crate) fn ready(place: &Place, words: &[String]) -> Self {
         let helper = Self::start(place, words);
         let hello = helper.reply();
         assert_eq!(hello["event"], "ready", "{} said {hello}", helper.what);
@@ -80,7 +80,7 @@ impl Helper {
     }
 
     #[track_caller]
-    fn ask<T: DeserializeOwned>(&mut self, line: &str) -> T {
+    pub(crate) fn ask<T: DeserializeOwned>(&mut self, line: &str) -> T {
         self.tell(line);
         let reply = self.reply();
         serde_json::from_value(reply)

@@ -3,8 +3,17 @@
 //! `cargo bench -p enforcer --bench packet`.
 
 mod asm;
+#[path = "../../tests/million/carry.rs"]
+mod carry;
+#[path = "../../../companion/src/kernel.rs"]
+#[allow(
+    dead_code,
+    reason = "the companion's own: this takes what applies policy"
+)]
+mod companion;
 #[path = "../../tests/kernel/mod.rs"]
 mod kernel;
+mod tiers;
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -445,5 +454,6 @@ fn main() -> Result<()> {
     let tracked = tracked(&mut kernel)?;
     new_flow(&mut kernel, false, tracked)?;
     new_flow(&mut kernel, true, tracked)?;
+    tiers::with_and_without(&mut kernel)?;
     verified(&kernel)
 }

@@ -51,6 +51,7 @@ impl Program {
             prog_flags: 0,
             prog_name: name,
         };
+        raise_locked_memory();
         // SAFETY: `attr` is a structure of the length given; instructions and licence outlive the call, which
         // only reads them.
         let fd = unsafe {
@@ -67,6 +68,22 @@ impl Program {
         let id = prog_id_by_fdinfo(fd.as_fd());
         Self { fd, id }
     }
+}
+
+/// Before 5.11 the kernel charges programs to this limit of the process, and for a while after they have gone.
+fn raise_locked_memory() {
+    let limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the call reads one structure, which outlives it.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    assert_eq!(
+        done,
+        0,
+        "raise the limit of locked memory: {}",
+        io::Error::last_os_error()
+    );
 }
 
 impl AsFd for Program {

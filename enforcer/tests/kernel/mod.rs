@@ -38,8 +38,8 @@ const SEGMENTS: u32 = 3;
 /// The programs, their maps, and what a case has put into them.
 pub(crate) struct Kernel {
     _state: tempfile::TempDir,
-    store: Store,
-    bpf: PathBuf,
+    pub(crate) store: Store,
+    pub(crate) bpf: PathBuf,
     pub(crate) pins: Pins,
     pub(crate) ingress: SchedClassifier,
     pub(crate) egress: SchedClassifier,

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use integration::frames::{self, Summary};
+use integration::streams::Target;
+use integration::streams::ends::{self, Streams};
 use integration::wire::{FloodReport, STAMP_LEN, SinkReport, SourceCount, Stamp, monotonic_ns};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
@@ -107,6 +109,35 @@ enum Command {
         #[arg(long, default_value_t = 256)]
         keep: usize,
     },
+    /// Serve streams: greet whoever comes, then send to all of them; `speak` sends once, `report` prints what each has seen.
+    Pour {
+        /// Where, as tcp/ADDRESS:PORT, udp/ADDRESS:PORT or sctp/ADDRESS:PORT.
+        on: Vec<Target>,
+        /// Microseconds from one word to the next; 0 = only when told.
+        #[arg(long, default_value_t = 0)]
+        gap: u64,
+    },
+    /// Open streams and listen; `speak` sends once on each, `report` prints what each has seen.
+    Drink {
+        /// Where to, as tcp/ADDRESS:PORT, udp/ADDRESS:PORT or sctp/ADDRESS:PORT.
+        to: Vec<Target>,
+        /// Connections to each.
+        #[arg(long, default_value_t = 1)]
+        connections: usize,
+        /// Milliseconds until each must have been greeted.
+        #[arg(long, default_value_t = 8000)]
+        limit: u64,
+    },
+    /// Send a SYN to every TCP port of an address.
+    Scan {
+        /// Where to.
+        to: IpAddr,
+    },
+    /// Ask a UDP server from every local port.
+    Ask {
+        /// Where to.
+        to: SocketAddr,
+    },
     /// Send raw frames, given as hex on standard input, one a line.
     Send {
         /// Interface.
@@ -160,6 +191,33 @@ fn run(command: Command) -> io::Result<()> {
         } => flood(&to, rate, after_neighbour.as_deref()),
         Command::Sink { port } => sink(port),
         Command::Capture { iface, keep } => capture(iface.as_deref(), keep),
+        Command::Pour { on, gap } => {
+            let streams = Streams::default();
+            streams.listen(&on)?;
+            if gap != 0 {
+                streams.speak_every(Duration::from_micros(gap));
+            }
+            tell(&streams);
+            Ok(())
+        }
+        Command::Drink {
+            to,
+            connections,
+            limit,
+        } => {
+            let streams = Streams::default();
+            streams.connect(&to, connections, Duration::from_millis(limit))?;
+            tell(&streams);
+            Ok(())
+        }
+        Command::Scan { to } => {
+            say(&json!({"sent": ends::scan(to)?}));
+            Ok(())
+        }
+        Command::Ask { to } => {
+            say(&json!({"answered": ends::ask(to)?}));
+            Ok(())
+        }
         Command::Send { iface } => send(&iface),
     }
 }
@@ -170,6 +228,17 @@ fn say(value: &Value) {
     if writeln!(out, "{value}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
     }
+}
+
+/// Says that streams are there, and what is asked about them.
+fn tell(streams: &Streams) {
+    say(&json!({"event": "ready"}));
+    each_line(|line| {
+        if line == "speak" {
+            streams.speak();
+        }
+        say(&json!(streams.report()));
+    });
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -21,6 +21,9 @@ use crate::{
 /// Annotation: who wrote a document; only what bears it with the value `resolve` is ever removed by `resolve`.
 pub const MANAGED_BY: &str = "podgate.dev/managed-by";
 
+/// The value of [`MANAGED_BY`] in what `resolve` wrote.
+pub const MANAGED_BY_VALUE: &str = "resolve";
+
 /// Entries of each list of one document, at most.
 const CHUNK: usize = 200;
 
@@ -71,6 +74,7 @@ pub(super) enum What {
 pub struct PolicyFile {
     /// The policy.
     pub policy: PolicyRef,
+    key: ObjectKey,
     name: String,
     kind: Kind,
     tier: Tier,
@@ -89,6 +93,7 @@ impl PolicyFile {
     ) -> Self {
         Self {
             policy: policy_ref(policy.key()),
+            key: policy.key().clone(),
             name: file_name(policy.key()),
             kind: match policy.is_ordered() {
                 true => Kind::ClusterPolicyEndpoint,
@@ -102,7 +107,12 @@ impl PolicyFile {
         }
     }
 
-    /// `<namespace>_<policy>_<kind>.yaml`; of a cluster-wide policy `cluster_<policy>_<kind>.yaml`.
+    /// The policy's manifest.
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+
+    /// The file's name, see [`file_name()`].
     pub fn file_name(&self) -> &str {
         &self.name
     }
@@ -146,7 +156,7 @@ impl PolicyFile {
             .enumerate()
             .map(|(part, spec)| {
                 let mut annotations = Map::new();
-                annotations.insert(MANAGED_BY.into(), "resolve".into());
+                annotations.insert(MANAGED_BY.into(), MANAGED_BY_VALUE.into());
                 annotations.insert(PARTS.into(), count.to_string().into());
                 annotations.insert(GENERATION.into(), generation.as_str().into());
                 if let Some(group) = &set.group {
@@ -305,7 +315,7 @@ pub(super) fn policy_ref(key: &ObjectKey) -> PolicyRef {
     }
 }
 
-/// The name of a policy's file: see [`PolicyFile::file_name`].
+/// The name of a policy's file: `<namespace>_<policy>_<kind>.yaml`; of a cluster-wide one `cluster_<policy>_<kind>.yaml`.
 pub fn file_name(key: &ObjectKey) -> String {
     let namespace = match key.namespace.as_str() {
         "" => "cluster",
@@ -319,7 +329,7 @@ pub fn is_managed(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return false;
     };
-    let mark = format!("{MANAGED_BY}: resolve");
+    let mark = format!("{MANAGED_BY}: {MANAGED_BY_VALUE}");
     let documents = split::documents(text);
     !documents.is_empty()
         && documents

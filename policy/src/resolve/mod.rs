@@ -25,7 +25,7 @@ mod services;
 mod watch;
 
 pub use cluster::{Changes, Cluster, Options, PolicyChange, Workload, WorkloadChange};
-pub use file::{MANAGED_BY, PolicyFile, Warning, file_name, is_managed};
+pub use file::{MANAGED_BY, MANAGED_BY_VALUE, PolicyFile, Warning, file_name, is_managed};
 pub use model::{
     EndpointSlice, Namespace, Node, Object, ObjectKey, ObjectKind, Pod, PolicyObject, Service,
 };

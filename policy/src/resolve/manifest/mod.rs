@@ -9,8 +9,6 @@ mod common;
 mod network_policy;
 mod objects;
 mod read;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 

@@ -79,6 +79,16 @@ struct Head<'a> {
 impl Reader {
     /// Takes one or several JSON values in a row; `None` where any is not JSON.
     fn take_json(&mut self, text: &str) -> Option<()> {
+        // A deserializer that is asked whether it is at its end counts lines from the start to say where it is: values are
+        // found by the stream, which does not.
+        for value in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
+            self.document += 1;
+            self.take_json_value(value.ok()?.get())?;
+        }
+        Some(())
+    }
+
+    fn take_json_value(&mut self, text: &str) -> Option<()> {
         if text.len() > LARGE
             && let Ok(Head {
                 api_version,
@@ -87,28 +97,22 @@ impl Reader {
             }) = serde_json::from_str(text)
             && kind.ends_with("List")
         {
-            self.document += 1;
             self.item = Some(0);
             let implied = implied(api_version.as_deref(), &kind);
             for item in items {
-                let budget = Budget::of_text(item.get().len());
-                let tree = Tree::read(&mut serde_json::Deserializer::from_str(item.get()), &budget)
-                    .ok()?;
-                self.take(tree.root(), implied, 1);
+                self.take_json_object(item.get(), implied, 1)?;
             }
+            self.item = None;
             return Some(());
         }
+        self.take_json_object(text, None, 0)
+    }
+
+    fn take_json_object(&mut self, text: &str, of_list: Implied<'_>, depth: usize) -> Option<()> {
         let budget = Budget::of_text(text.len());
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        loop {
-            let tree = Tree::read(&mut deserializer, &budget).ok()?;
-            self.document += 1;
-            self.item = None;
-            self.take(tree.root(), None, 0);
-            if deserializer.end().is_ok() {
-                return Some(());
-            }
-        }
+        let tree = Tree::read(&mut serde_json::Deserializer::from_str(text), &budget).ok()?;
+        self.take(tree.root(), of_list, depth);
+        Some(())
     }
 
     /// Takes an object, or all of a List.
@@ -144,14 +148,17 @@ impl Reader {
                 object,
                 remarks,
             }),
-            Err((object, key, fault)) => Err(Box::new(ManifestError {
-                document,
-                item,
-                object,
-                key,
-                field: fault.field,
-                fault: fault.fault,
-            })),
+            Err(broken) => {
+                let (object, key, fault) = *broken;
+                Err(Box::new(ManifestError {
+                    document,
+                    item,
+                    object,
+                    key,
+                    field: fault.field,
+                    fault: fault.fault,
+                }))
+            }
         });
         self.item = self.item.map(|item| item + 1);
     }
@@ -174,7 +181,7 @@ fn implied<'a>(api_version: Option<&'a str>, kind: &'a str) -> Implied<'a> {
     Some((api_version?, of))
 }
 
-type Broken = (String, Option<ObjectKey>, FieldFault);
+type Broken = Box<(String, Option<ObjectKey>, FieldFault)>;
 
 fn object(
     node: Node<'_>,
@@ -183,9 +190,9 @@ fn object(
 ) -> std::result::Result<Object, Broken> {
     let root = Cursor::root(node);
     let (api_version, kind_text) =
-        head(&root, of_list).map_err(|fault| (String::new(), None, fault))?;
+        head(&root, of_list).map_err(|fault| Box::new((String::new(), None, fault)))?;
     let kind = kind(&root, api_version, kind_text)
-        .map_err(|fault| (common::shown(kind_text), None, fault))?;
+        .map_err(|fault| Box::new((common::shown(kind_text), None, fault)))?;
     let Some(kind) = kind else {
         let name = node.get("metadata").and_then(|m| m.get("name"));
         return Ok(Object::Ignored {
@@ -197,7 +204,8 @@ fn object(
                 .unwrap_or_default(),
         });
     };
-    let key = common::key(&root, kind).map_err(|fault| (kind.name().to_owned(), None, fault))?;
+    let key = common::key(&root, kind)
+        .map_err(|fault| Box::new((kind.name().to_owned(), None, fault)))?;
     let read = match kind {
         ObjectKind::NetworkPolicy | ObjectKind::ApplicationNetworkPolicy => {
             network_policy::read(&root, key.clone(), remarks)
@@ -205,7 +213,7 @@ fn object(
         kind if kind.is_policy() => cluster_policy::read(&root, key.clone(), remarks),
         _ => objects::read(&root, key.clone(), remarks),
     };
-    read.map_err(|fault| (key.to_string(), Some(key), fault))
+    read.map_err(|fault| Box::new((key.to_string(), Some(key), fault)))
 }
 
 /// apiVersion and kind.

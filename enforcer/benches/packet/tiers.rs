@@ -1,0 +1,161 @@
+//! The same NetworkPolicy alone, and with cluster policies of both tiers around it: tiers are folded when tables are made, so a packet
+//! pays for none of them.
+
+use std::collections::BTreeMap;
+
+use policy::{Endpoint, EndpointId, Facts, Policies, assemble, compile, plan};
+use serde_json::{Value, json};
+use verdict::layout::Direction;
+use verdict::model::frame;
+
+use super::carry::carry_out;
+use super::companion::{self, Target};
+use super::kernel::{IFINDEX, Kernel};
+use super::{DROP, Measured, PASS, RANGES, REPEAT, ROUNDS, Result, begin, fd_of};
+
+const PEERS: u32 = 5_000;
+/// Policies of each tier, three rules each.
+const POLICIES: u16 = 100;
+/// So often each of both takes its turn.
+const TURNS: usize = 10;
+
+fn endpoint(life: u32) -> Endpoint {
+    Endpoint {
+        id: EndpointId(life),
+        namespace: "shop".to_owned(),
+        name: "web".to_owned(),
+        labels: None,
+    }
+}
+
+fn document(kind: &str, name: &str, mut spec: Value) -> Value {
+    spec["podSelectorEndpoints"] =
+        json!([{"name": "web", "namespace": "shop", "podIP": "10.0.0.2", "hostIP": "10.0.0.1"}]);
+    spec["policyRef"] = json!({"name": name, "namespace": "shop"});
+    json!({
+        "apiVersion": "networking.k8s.aws/v1alpha1", "kind": kind,
+        "metadata": {"name": name, "namespace": "shop"}, "spec": spec,
+    })
+}
+
+/// Peers 10.128.0.0 and on, each with 24 ranges of TCP ports from 1024.
+fn network_policy() -> Value {
+    let ports: Vec<Value> = (0..RANGES)
+        .map(|range| 1024 + range * 128)
+        .map(|port| json!({"protocol": "TCP", "port": port, "endPort": port + 63}))
+        .collect();
+    let rules: Vec<Value> = (0..PEERS)
+        .map(|i| std::net::Ipv4Addr::from(0x0a80_0000 + i * 4))
+        .map(|peer| json!({"cidr": peer.to_string(), "ports": ports}))
+        .collect();
+    document(
+        "PolicyEndpoint",
+        "peers",
+        json!({"podIsolation": ["Ingress"], "ingress": rules}),
+    )
+}
+
+/// Policies of a tier that say something of every peer, at ports that the NetworkPolicy does not name.
+fn cluster_policies(tier: &str) -> impl Iterator<Item = Value> {
+    (0..POLICIES).map(move |number| {
+        let port = |port: u16| json!([{"protocol": "TCP", "port": port}]);
+        let rules = json!([
+            {"cidr": "10.0.0.0/8", "action": "Deny", "ports": port(10_000 + number)},
+            {"cidr": format!("10.{}.0.0/16", 100 + number), "action": "Accept", "ports": port(20_000 + number)},
+            {"cidr": "0.0.0.0/0", "action": "Pass", "ports": port(30_000 + number)},
+        ]);
+        let name = format!("{}-{number}", tier.to_lowercase());
+        document("ClusterPolicyEndpoint", &name, json!({"tier": tier, "priority": number, "ingress": rules}))
+    })
+}
+
+fn policies(documents: Vec<Value>) -> Policies {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": documents});
+    let reading = policy::documents::read(list.to_string().as_bytes());
+    let good = reading
+        .good()
+        .cloned()
+        .map(std::sync::Arc::new)
+        .collect::<Vec<_>>();
+    assemble(good, &Policies::new()).policies
+}
+
+pub(crate) fn with_and_without(kernel: &mut Kernel) -> Result<()> {
+    begin(kernel)?;
+    let life = kernel.endpoints.row(IFINDEX)?.ok_or("no endpoint")?.life;
+    let mut carrier =
+        companion::Kernel::open(&kernel.store, &kernel.bpf)?.ok_or("nothing is loaded")?;
+    let tiers = cluster_policies("Admin").chain(cluster_policies("Baseline"));
+    let worlds = [
+        ("without tiers", policies(vec![network_policy()])),
+        (
+            "with tiers",
+            policies(tiers.chain([network_policy()]).collect()),
+        ),
+    ];
+    let frames = [
+        (
+            "tracked",
+            "v4 10.128.0.4 > pod tcp 40000 > 1030 ack data=100",
+            PASS,
+        ),
+        (
+            "new, denied",
+            "v4 10.128.0.4 > pod tcp 40000 > 1100 syn",
+            DROP,
+        ),
+        (
+            "new, from nobody",
+            "v4 192.0.2.7 > pod tcp 40000 > 1030 syn",
+            DROP,
+        ),
+    ];
+    let ingress = fd_of(kernel, Direction::Ingress)?.try_clone_to_owned()?;
+    let mut costs: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+    for _ in 0..TURNS {
+        for (world, (_, policies)) in worlds.iter().enumerate() {
+            let tables = compile(&[endpoint(life)], policies, &Facts::default());
+            let plan = plan(&carrier.live, &tables);
+            let whom = (EndpointId(life), kernel.slot());
+            let target = Target {
+                ifindex: IFINDEX,
+                extra: 0,
+            };
+            carry_out(&mut carrier, &plan, whom, target)?;
+            for (which, (name, words, want)) in frames.iter().enumerate() {
+                let wire = frame(words, Direction::Ingress)?;
+                let mut measured =
+                    Measured::new(*name, std::os::fd::AsFd::as_fd(&ingress), &wire, 7, *want)?;
+                // The first packet opens the flow, or is judged again.
+                measured.run(1)?;
+                measured.ns.clear();
+                for _ in 0..ROUNDS / TURNS {
+                    measured.run(REPEAT)?;
+                }
+                costs.entry((world, which)).or_default().extend(measured.ns);
+            }
+        }
+    }
+    println!(
+        "\n{} documents of both tiers around a policy of {PEERS} peers with {RANGES} port ranges each:",
+        2 * POLICIES
+    );
+    println!(
+        "{:<20} {:>16} {:>12} {:>7}",
+        "", worlds[0].0, worlds[1].0, "ratio"
+    );
+    for (which, (name, ..)) in frames.iter().enumerate() {
+        let cost = |world: usize| {
+            let mut ns = costs.get(&(world, which)).cloned().unwrap_or_default();
+            ns.sort_by(f64::total_cmp);
+            ns[ns.len() / 10]
+        };
+        println!(
+            "{name:<20} {:>13.1} ns {:>9.1} ns {:>7.2}",
+            cost(0),
+            cost(1),
+            cost(1) / cost(0)
+        );
+    }
+    Ok(())
+}

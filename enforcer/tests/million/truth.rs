@@ -1,0 +1,190 @@
+//! What has to come out: `decide` over tables whose policy half is not there. Where the programs look up peers, rules and ports,
+//! the oracle answers, straight from the documents.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use policy::oracle::{self, Question};
+use policy::{Document, Endpoint, Facts};
+use verdict::PolicyWord;
+use verdict::env::{Env, Work, Write};
+use verdict::layout::{
+    self, Config, Direction, FlowKey, FlowValue, FragmentKey, HostPortKey, PORT_ALLOW,
+    PORT_DEFAULT, PORT_DENY, PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue,
+    RuleKey, RuleValue, SourceKey,
+};
+use verdict::model::case::{Change, ModelWorld};
+use verdict::model::tables::FlowCell;
+use verdict::model::{Outcome, Tables, Via, Wire, World as _};
+use verdict::packet::Packet;
+
+/// The documents in force, and whom they are asked about.
+pub(crate) struct Policy {
+    pub(crate) documents: Vec<Arc<Document>>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) facts: Facts,
+}
+
+/// What the documents say of a packet that opens a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Allow,
+    Deny,
+    /// Whatever the mode says.
+    Nothing,
+}
+
+impl Policy {
+    pub(crate) fn say(&self, question: Question) -> Said {
+        let allows = |strict| {
+            oracle::allows(
+                &self.endpoint,
+                &self.documents,
+                &self.facts,
+                question,
+                strict,
+            )
+        };
+        match (allows(false), allows(true)) {
+            (true, true) => Said::Allow,
+            (false, false) => Said::Deny,
+            (true, false) => Said::Nothing,
+            (false, true) => panic!("strict mode allows more than standard mode: {question:?}"),
+        }
+    }
+}
+
+/// The world of the model with the oracle in it.
+pub(crate) struct Truth {
+    pub(crate) model: ModelWorld,
+    pub(crate) policy: Policy,
+    /// `STRICT`, `SUSPENDED`.
+    pub(crate) mode: u64,
+    epoch: u64,
+    work: Work,
+}
+
+impl Truth {
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            model: ModelWorld::default(),
+            policy,
+            mode: 0,
+            epoch: 1,
+            work: Work::new(),
+        }
+    }
+
+    /// Other documents or another mode: every flow is judged again.
+    pub(crate) fn policy_changed(&mut self) {
+        self.epoch += 1;
+        let rules = PolicyWord::RULES_INGRESS | PolicyWord::RULES_EGRESS;
+        let word = PolicyWord::new(rules | self.mode, 0, self.epoch);
+        self.model.change(&Change::Word(word)).unwrap();
+    }
+
+    pub(crate) fn packet(&mut self, direction: Direction, via: Via, wire: &Wire) -> Outcome {
+        let env = Asking {
+            tables: &self.model.tables,
+            policy: &self.policy,
+            peer: Cell::default(),
+            direction: Cell::new(direction),
+        };
+        let meta = wire.meta(ModelWorld::IFINDEX, via.ifindex(ModelWorld::IFINDEX));
+        let reason = verdict::decide(&env, &wire.bytes, &meta, direction, &mut self.work).reason;
+        Outcome {
+            dropped: reason.is_drop(),
+            reason,
+        }
+    }
+}
+
+/// The tables, but for what policy is looked up in.
+struct Asking<'a> {
+    tables: &'a Tables,
+    policy: &'a Policy,
+    peer: Cell<PeerKey>,
+    direction: Cell<Direction>,
+}
+
+impl Env for Asking<'_> {
+    type FlowRef = FlowCell;
+
+    fn peer(&self, key: &PeerKey) -> Option<u64> {
+        self.peer.set(*key);
+        Some(PeerValue::new(key, 1).word)
+    }
+    fn prefix(&self, _: &PrefixKey) -> Option<PrefixValue> {
+        unreachable!("every peer is known exactly")
+    }
+    fn rule(&self, key: &RuleKey) -> Option<RuleValue> {
+        self.direction.set(match key.direction {
+            0 => Direction::Ingress,
+            _ => Direction::Egress,
+        });
+        Some(1)
+    }
+    fn port(&self, key: &PortKey) -> Option<PortValue> {
+        let peer = self.peer.get();
+        let question = Question {
+            direction: self.direction.get(),
+            peer: peer.addr.to_ip(peer.family as u8),
+            protocol: u16::from_be(key.protocol_be) as u8,
+            port: u16::from_be(key.port_be),
+        };
+        Some(match self.policy.say(question) {
+            Said::Allow => PORT_ALLOW,
+            Said::Deny => PORT_DENY,
+            Said::Nothing => PORT_DEFAULT,
+        })
+    }
+
+    fn endpoint(&self, ifindex: u32) -> Option<&layout::Endpoint> {
+        self.tables.endpoint(ifindex)
+    }
+    fn word(&self, slot: u32) -> Option<u64> {
+        self.tables.word(slot)
+    }
+    fn config(&self) -> Option<&Config> {
+        self.tables.config()
+    }
+    fn jiffies(&self) -> u64 {
+        self.tables.jiffies()
+    }
+    fn flow(&self, key: &FlowKey) -> Option<FlowCell> {
+        self.tables.flow(key)
+    }
+    fn put_flow(&self, key: &FlowKey, value: &FlowValue, how: Write) -> bool {
+        self.tables.put_flow(key, value, how)
+    }
+    fn share(&self, slot: u32) -> (u64, u64) {
+        self.tables.share(slot)
+    }
+    fn count_made(&self, slot: u32) {
+        self.tables.count_made(slot);
+    }
+    fn count_answered(&self, slot: u32, answered: bool) {
+        self.tables.count_answered(slot, answered);
+    }
+    fn fragment(&self, key: &FragmentKey) -> Option<FlowValue> {
+        self.tables.fragment(key)
+    }
+    fn put_fragment(&self, key: &FragmentKey, value: &FlowValue) -> bool {
+        self.tables.put_fragment(key, value)
+    }
+    fn source(&self, key: &SourceKey) -> bool {
+        self.tables.source(key)
+    }
+    fn host(&self, key: &PeerKey) -> bool {
+        self.tables.host(key)
+    }
+    fn host_path(&self, ifindex: u32) -> bool {
+        self.tables.host_path(ifindex)
+    }
+    fn host_port(&self, key: &HostPortKey) -> bool {
+        self.tables.host_port(key)
+    }
+    fn host_socket(&self, packet: &Packet) -> bool {
+        self.tables.host_socket(packet)
+    }
+}
