@@ -52,6 +52,13 @@ pub(crate) enum Verb {
     /// Whether a packet would pass, and by which policy and rule
     Explain(Explain),
     /// Turns NetworkPolicy manifests into the documents that the store holds
+    ///
+    /// Takes NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy, Amazon's ClusterNetworkPolicy and
+    /// ApplicationNetworkPolicy, and what they speak of: Pod, Namespace, Node, Service, EndpointSlice, and Lists of these, as
+    /// `kubectl get -o yaml` prints them. Other kinds are left out.
+    ///
+    /// Ends with 0 when all is well and 1 when an input is broken, and then nothing is written (without --keep-going). With --diff: 0 = no
+    /// differences, 1 = differences, 2 = trouble.
     Resolve(Resolve),
     /// Waits until everything that the store holds now has been applied
     Wait(Wait),
@@ -112,14 +119,6 @@ pub(crate) struct Explain {
     pub(crate) protocol: u8,
 }
 
-/// Turns NetworkPolicy manifests into the documents that the store holds
-///
-/// Takes NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy, Amazon's ClusterNetworkPolicy and
-/// ApplicationNetworkPolicy, and what they speak of: Pod, Namespace, Node, Service, EndpointSlice, and Lists of these, as
-/// `kubectl get -o yaml` prints them. Other kinds are left out.
-///
-/// Ends with 0 when all is well and 1 when an input is broken, and then nothing is written (without --keep-going). With --diff: 0 = no
-/// differences, 1 = differences, 2 = trouble.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Resolve {
     /// Manifests: files, folders (with the folders in them), or - for the standard input

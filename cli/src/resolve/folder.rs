@@ -15,8 +15,6 @@ use super::sources::Spared;
 use crate::error::Error;
 use crate::output;
 
-/// The value of the mark.
-const MARK: &str = "resolve";
 /// The key by which a workload file shows who wrote it.
 const MANAGED_BY: &str = "managedBy";
 
@@ -37,7 +35,7 @@ impl Folder {
     pub(super) fn documents(path: &Path) -> Result<Self, Error> {
         let mut folder = Self::new(path);
         for name in names(path)? {
-            folder.read(&name, |bytes| resolve::is_managed(bytes))?;
+            folder.read(&name, resolve::is_managed)?;
         }
         Ok(folder)
     }
@@ -96,7 +94,7 @@ fn names(path: &Path) -> Result<Vec<String>, Error> {
 
 fn is_our_workload(bytes: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(bytes)
-        .is_ok_and(|value| value[MANAGED_BY] == MARK)
+        .is_ok_and(|value| value[MANAGED_BY] == resolve::MANAGED_BY_VALUE)
 }
 
 /// The file of a pod, and its content.
@@ -116,13 +114,17 @@ pub(super) fn workload(workload: &Workload) -> Result<(String, String), Error> {
             labels: workload.labels.clone(),
             addresses: workload.addresses.clone(),
         },
-        managed_by: MARK,
+        managed_by: resolve::MANAGED_BY_VALUE,
     };
     let text = serde_json::to_string_pretty(&file).map_err(|e| Error::Encode(e.to_string()))?;
     Ok((
         format!("{}/{}.json", workload.namespace, workload.name),
         text + "\n",
     ))
+}
+
+fn counted(count: usize, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
 }
 
 /// One file's change.
@@ -157,7 +159,7 @@ impl Plan {
                     "{}: is not marked {}: {}: not written over, and nothing written; move it away",
                     folder.path.join(&name).display(),
                     resolve::MANAGED_BY,
-                    MARK,
+                    resolve::MANAGED_BY_VALUE,
                 )));
             }
             self.write(&folder.path, &name, text, there);
@@ -236,9 +238,9 @@ impl Plan {
             lines.push_str(&format!("{done} {}\n", path.display()));
         }
         lines.push_str(&format!(
-            "{} policies, {} files changed\n",
-            self.policies,
-            self.changes.len()
+            "{}, {} changed\n",
+            counted(self.policies, "policy", "policies"),
+            counted(self.changes.len(), "file", "files"),
         ));
         output::text(&lines)
     }

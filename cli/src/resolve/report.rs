@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy::resolve::{Object, PolicyFile};
+use policy::resolve::{Object, ObjectKey, PolicyFile};
 
 use super::sources::Input;
 
@@ -59,19 +59,19 @@ impl Told {
         files: impl Iterator<Item = &'a PolicyFile>,
         input: &Input,
     ) {
-        let places: BTreeMap<String, String> = input
+        let places: BTreeMap<ObjectKey, String> = input
             .items()
             .filter_map(|(file, item)| {
                 Some((
-                    item.object.key()?.to_string(),
+                    item.object.key()?,
                     format!("{file}: document {}", item.document),
                 ))
             })
             .collect();
         let mut lines = Vec::new();
         for file in files {
-            let key = name(file);
-            let place = places.get(&key).map_or("input", String::as_str);
+            let key = file.key();
+            let place = places.get(key).map_or("input", String::as_str);
             for warning in file.warnings() {
                 lines.push(format!("warning: {place} ({key}): {warning}"));
             }
@@ -92,14 +92,4 @@ fn tell(told: &mut BTreeSet<String>, lines: Vec<String>) {
         }
     }
     *told = lines.into_iter().collect();
-}
-
-/// A policy as its manifest's key shows it.
-fn name(file: &PolicyFile) -> String {
-    let policy = &file.policy;
-    if policy.namespace.is_empty() {
-        format!("{}/{}", policy.kind, policy.name)
-    } else {
-        format!("{}/{}/{}", policy.kind, policy.namespace, policy.name)
-    }
 }

@@ -12,7 +12,7 @@ use crate::{Node, patience};
 /// How long silence must last to count as a drop.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How long where an answer was missing: a busy machine is no drop.
-const LONG_PATIENCE: Duration = Duration::from_secs(3);
+const LONG_PATIENCE: Duration = Duration::from_millis(1500);
 /// So many wrong probes of a step are told in full.
 const TOLD: usize = 12;
 
@@ -87,11 +87,11 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{:.1} s, of these {:.1} s wiring; {} steps probed again with {} s of patience; SCTP {}",
+            "{:.1} s, of these {:.1} s wiring; {} steps probed again with {:.1} s of patience; SCTP {}",
             self.took.as_secs_f64(),
             self.wiring.as_secs_f64(),
             self.again,
-            LONG_PATIENCE.as_secs(),
+            LONG_PATIENCE.as_secs_f64(),
             if self.sctp {
                 "too"
             } else {
