@@ -400,6 +400,7 @@ fn transport(words: &mut Words<'_>, src: IpAddr, dst: IpAddr) -> Result<(u8, Vec
     let mut window = (0, usize::MAX);
     while let Some((key, value)) = words.setting() {
         match key {
+            "hex" => l4.extend(hex(value)?),
             "data" => l4.resize(l4.len() + number::<u16>(value)? as usize, 0),
             "words" if protocol == proto::TCP => {
                 l4[12] = number::<u8>(value)? << 4;
