@@ -19,7 +19,7 @@ const ANSWERS: u16 = 7;
 
 /// The words that each connection has heard from the other end.
 fn heard(ends: &[End]) -> Vec<u64> {
-    ends.iter().map(|end| end.received / 15).collect()
+    ends.iter().map(End::words_heard).collect()
 }
 
 /// What `podgatectl pods` counts for a pod.

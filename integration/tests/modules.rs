@@ -50,7 +50,7 @@ fn kernel_sctp_is_judged_by_its_ports_in_both_directions() {
     };
     let _inside = Pour::quiet(&pod.place(), &listening(here));
     let _outside = Pour::quiet(&node.outside(), &listening(there));
-    let limit = patience(Duration::from_millis(700));
+    let limit = patience(Duration::from_millis(300));
     let open = || {
         let mut open = Vec::new();
         for port in [7001, 7002] {

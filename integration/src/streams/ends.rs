@@ -100,6 +100,20 @@ pub struct End {
     pub longest_gap_ns: u64,
 }
 
+impl End {
+    /// Words handed to the kernel.
+    #[must_use]
+    pub fn words_sent(&self) -> u64 {
+        self.sent / WORD.len() as u64
+    }
+
+    /// Words that came.
+    #[must_use]
+    pub fn words_heard(&self) -> u64 {
+        self.received / WORD.len() as u64
+    }
+}
+
 enum Way {
     /// A connection.
     Stream(TcpStream),
