@@ -24,6 +24,10 @@ pub const MANAGED_BY: &str = "podgate.dev/managed-by";
 /// The value of [`MANAGED_BY`] in what `resolve` wrote.
 pub const MANAGED_BY_VALUE: &str = "resolve";
 
+/// Namespace and policy in a file's name, at most: with kind and ending, and with what a temporary file adds, it stays below
+/// the 255 bytes of file systems.
+const LONGEST_STEM: usize = 180;
+
 /// Entries of each list of one document, at most.
 const CHUNK: usize = 200;
 
@@ -192,6 +196,7 @@ impl PolicyFile {
             set.group.as_deref().unwrap_or(""),
         ];
         let name: String = self.policy.name.chars().take(200).collect();
+        let name = name.trim_end_matches(['-', '.']);
         format!("{name}-{}", digest(&of, 10))
     }
 
@@ -316,12 +321,20 @@ pub(super) fn policy_ref(key: &ObjectKey) -> PolicyRef {
 }
 
 /// The name of a policy's file: `<namespace>_<policy>_<kind>.yaml`; of a cluster-wide one `cluster_<policy>_<kind>.yaml`.
+/// Where that is longer than a file's name should be, a digest stands for the end of the policy's.
 pub fn file_name(key: &ObjectKey) -> String {
     let namespace = match key.namespace.as_str() {
         "" => "cluster",
         namespace => namespace,
     };
-    format!("{namespace}_{}_{}.yaml", key.name, key.kind.name())
+    let kind = key.kind.name();
+    let mut stem = format!("{namespace}_{}", key.name);
+    if stem.len() > LONGEST_STEM {
+        let rest = digest(&[&stem], 10);
+        stem.truncate(LONGEST_STEM - rest.len() - 1);
+        stem = format!("{stem}-{rest}");
+    }
+    format!("{stem}_{kind}.yaml")
 }
 
 /// Whether a file is one that `resolve` wrote: every document of it bears the mark.

@@ -218,6 +218,23 @@ fn a_part_of_any_name_reads_back() {
 }
 
 #[test]
+fn long_names_make_files_of_their_own() {
+    let (one, other) = ("n".repeat(252) + "1", "n".repeat(252) + "2");
+    let text = policy(&format!("x/{one}"), "{podSelector: {}}")
+        + &policy(&format!("x/{other}"), "{podSelector: {}}");
+    let w = world(&text);
+    let names: BTreeSet<&str> = w.changes.policies.iter().map(|c| c.file_name()).collect();
+    assert_eq!(names.len(), 2);
+    for name in names {
+        assert!(
+            name.len() < 230 && name.starts_with("x_nnn") && name.ends_with("_NetworkPolicy.yaml"),
+            "{name}"
+        );
+    }
+    assert_eq!(w.conditions.len(), 2);
+}
+
+#[test]
 fn workloads_are_the_pods_of_the_node() {
     let options = Options {
         strict_services: false,

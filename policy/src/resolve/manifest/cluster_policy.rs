@@ -138,22 +138,19 @@ fn rule(
 ) -> Result<Rule> {
     only(entry, &["name", "action", peers_key, "ports", "protocols"])?;
     let action = action(entry, kind)?;
-    let list = entry.get(peers_key)?;
+    let Some(list) = entry.get(peers_key)? else {
+        return Err(entry.missing(peers_key, "a list of peers"));
+    };
     let mut peers = Vec::new();
-    for peer_entry in list.iter().flat_map(Cursor::items).flatten() {
+    for peer_entry in list.items()? {
         let read = peer(&peer_entry, peers_key == "to", remarks)?;
         if matches!(read, Peer::Domains(_)) && action == Action::Deny {
             return Err(peer_entry.fault(Fault::Refused("domainNames cannot be denied")));
         }
         peers.push(read);
     }
-    match &list {
-        None => return Err(entry.missing(peers_key, "a list of peers")),
-        // Not a list at all, or one that says nothing.
-        Some(list) if list.items()?.next().is_none() => {
-            return Err(list.fault(Fault::Refused("must have an entry")));
-        }
-        Some(_) => {}
+    if peers.is_empty() {
+        return Err(list.fault(Fault::Refused("must have an entry")));
     }
     let mut ports = Vec::new();
     for (key, read) in [
