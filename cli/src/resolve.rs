@@ -39,11 +39,14 @@ pub(crate) fn run(context: &Context, options: &Resolve) -> Result<ExitCode, Erro
 }
 
 fn resolve(context: &Context, options: &Resolve) -> Result<ExitCode, Error> {
-    let prints = context.format != Format::Table;
+    let prints = matches!(context.format, Format::Json | Format::Yaml);
     if options.output_dir.is_none() && options.diff {
         return Err(Error::Asked(
             "--diff compares with a folder: give --output-dir".into(),
         ));
+    }
+    if options.diff && prints {
+        return Err(Error::Asked("--diff and -o do not go together".into()));
     }
     if options.watch && (prints || options.output_dir.is_none()) {
         return Err(Error::Asked(

@@ -720,6 +720,20 @@ fn watch_follows_a_single_file_that_an_editor_replaces() {
 }
 
 #[test]
+fn watch_goes_on_where_it_may_not_write() {
+    let desk = Desk::usual();
+    let out = desk.path("out").join(WEB_FILE);
+    fs::create_dir(desk.path("out")).unwrap();
+    fs::write(&out, "mine: true\n").unwrap();
+    let mut watch = Watch::start(&desk, &["-f", "in", "--output-dir", "out"]);
+    watch.until("it says so", |stderr| stderr.contains("is not marked"));
+    assert_eq!(fs::read_to_string(&out).unwrap(), "mine: true\n");
+    fs::remove_file(&out).unwrap();
+    desk.put("web.yaml", &policy("web", "{}"));
+    watch.until("the next change is taken", |_| out.exists());
+}
+
+#[test]
 fn help_and_man_page_tell_of_it() {
     let desk = Desk::usual();
     let help = desk.run(&["--help"]);
