@@ -6,6 +6,7 @@
 #   scripts/conformance.sh --short               the selection that `cargo test -p integration` runs
 #   scripts/conformance.sh --only service -v     cases by a part of their name; -v prints each
 #   scripts/conformance.sh --list                the names
+#   scripts/conformance.sh --data DIR            your own cases: DIR/cases/*.yaml
 #
 # PODGATE_BIN_DIR takes other binaries than target/release; cases are in integration/conformance.
 set -euo pipefail

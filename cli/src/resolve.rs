@@ -39,11 +39,14 @@ pub(crate) fn run(context: &Context, options: &Resolve) -> Result<ExitCode, Erro
 }
 
 fn resolve(context: &Context, options: &Resolve) -> Result<ExitCode, Error> {
-    let prints = context.format != Format::Table;
+    let prints = matches!(context.format, Format::Json | Format::Yaml);
     if options.output_dir.is_none() && options.diff {
         return Err(Error::Asked(
             "--diff compares with a folder: give --output-dir".into(),
         ));
+    }
+    if options.diff && prints {
+        return Err(Error::Asked("--diff and -o do not go together".into()));
     }
     if options.watch && (prints || options.output_dir.is_none()) {
         return Err(Error::Asked(
@@ -111,10 +114,12 @@ impl Resolver {
             return false;
         }
         let objects: BTreeMap<_, _> = input.objects();
+        // What is broken now stays as it was in the pass before: a pod that is left out could be left open.
+        let spared = input.spared();
         let gone: Vec<_> = self
             .keys
             .iter()
-            .filter(|key| !objects.contains_key(*key))
+            .filter(|key| !objects.contains_key(*key) && !spared.has(key))
             .cloned()
             .collect();
         for key in gone {

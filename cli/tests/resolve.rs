@@ -720,6 +720,37 @@ fn watch_follows_a_single_file_that_an_editor_replaces() {
 }
 
 #[test]
+fn watch_with_keep_going_keeps_a_broken_object_as_it_was() {
+    let desk = Desk::usual();
+    let out = desk.path("out").join(WEB_FILE);
+    let has =
+        |path: &Path, part: &str| fs::read_to_string(path).is_ok_and(|text| text.contains(part));
+    let mut watch = Watch::start(&desk, &["-f", "in", "--output-dir", "out", "--keep-going"]);
+    watch.until("the first pass", |_| has(&out, "10.0.0.2/32"));
+    let broken = FRONT.replace("podIP: 10.0.0.2", "podIP: 10.0.0.x");
+    desk.put("cluster.yaml", &format!("{NAMESPACE}---{WEB}---{broken}"));
+    desk.put("new.yaml", &policy("new", "{}"));
+    watch.until("the rest is taken", |stderr| {
+        stderr.contains("Pod/shop/front") && desk.path("out/shop_new_NetworkPolicy.yaml").exists()
+    });
+    assert!(has(&out, "10.0.0.2/32"), "the peer stays");
+}
+
+#[test]
+fn watch_goes_on_where_it_may_not_write() {
+    let desk = Desk::usual();
+    let out = desk.path("out").join(WEB_FILE);
+    fs::create_dir(desk.path("out")).unwrap();
+    fs::write(&out, "mine: true\n").unwrap();
+    let mut watch = Watch::start(&desk, &["-f", "in", "--output-dir", "out"]);
+    watch.until("it says so", |stderr| stderr.contains("is not marked"));
+    assert_eq!(fs::read_to_string(&out).unwrap(), "mine: true\n");
+    fs::remove_file(&out).unwrap();
+    desk.put("web.yaml", &policy("web", "{}"));
+    watch.until("the next change is taken", |_| out.exists());
+}
+
+#[test]
 fn help_and_man_page_tell_of_it() {
     let desk = Desk::usual();
     let help = desk.run(&["--help"]);

@@ -227,10 +227,17 @@ impl Input {
     }
 }
 
-/// Documents that may not be removed though no manifest asks for them.
+/// What may not be removed though no manifest that can be read has it.
 pub(super) struct Spared {
-    /// None may.
+    /// Everything: a text that cannot be read may hold anything.
     pub(super) all: bool,
-    /// Those of these may not.
+    /// These.
     pub(super) keys: BTreeSet<ObjectKey>,
+}
+
+impl Spared {
+    /// Whether an object is spared.
+    pub(super) fn has(&self, key: &ObjectKey) -> bool {
+        self.all || self.keys.contains(key)
+    }
 }

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags as Mask, InitFlags, Inotify};
 
 use super::Resolver;
-use super::sources::Sources;
+use super::sources::{Input, Sources};
 use crate::args::Resolve;
 use crate::error::Error;
 
@@ -38,14 +38,21 @@ pub(super) fn run(options: &Resolve, sources: &mut Sources) -> Result<ExitCode, 
         eyes.watch(sources.named())?;
         let input = sources.read();
         // What is broken was told; what is in force stays until it is mended.
-        if resolver.take(&input) {
-            let plan = resolver.plan(options, &input)?;
-            if !plan.is_empty() {
-                plan.carry_out()?;
-            }
+        if resolver.take(&input)
+            && let Err(error) = write(&resolver, options, &input)
+        {
+            eprintln!("podgatectl: {error}");
         }
         eyes.wait()?;
     }
+}
+
+fn write(resolver: &Resolver, options: &Resolve, input: &Input) -> Result<(), Error> {
+    let plan = resolver.plan(options, input)?;
+    if plan.is_empty() {
+        return Ok(());
+    }
+    plan.carry_out()
 }
 
 /// What wakes.

@@ -1,6 +1,7 @@
 //! Traffic conformance from a terminal: NetworkPolicy as users write it, judged by real connections.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,6 +11,9 @@ use integration::conformance::{self, Mode, Options};
 #[derive(Parser)]
 #[command(version)]
 struct Args {
+    /// Cases of your own: a folder with cases/*.yaml, and matrix.yaml if you like, as integration/conformance has them
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Only cases whose name has this in it
     #[arg(long)]
     only: Option<String>,
@@ -46,7 +50,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<bool, String> {
-    let mut cases = conformance::all()?;
+    let mut cases = match &args.data {
+        Some(folder) => conformance::read(folder)?,
+        None => conformance::all()?,
+    };
     cases.retain(|case| {
         (!args.short || case.short)
             && args

@@ -20,7 +20,7 @@ pub mod world;
 pub use case::{Case, Mode};
 pub use run::{Options, Report, run};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The folder of the data.
 #[must_use]
@@ -33,7 +33,18 @@ pub fn data() -> PathBuf {
 /// # Errors
 /// What is wrong in which file.
 pub fn all() -> Result<Vec<Case>, String> {
-    let mut cases = case::read_folder(&data().join("cases"))?;
-    cases.extend(matrix::Matrix::read(&data().join("matrix.yaml"))?.cases()?);
+    read(&data())
+}
+
+/// The cases of another folder that is built the same: `cases/*.yaml`, and `matrix.yaml` if there is one.
+///
+/// # Errors
+/// What is wrong in which file.
+pub fn read(folder: &Path) -> Result<Vec<Case>, String> {
+    let mut cases = case::read_folder(&folder.join("cases"))?;
+    let matrix = folder.join("matrix.yaml");
+    if matrix.exists() {
+        cases.extend(matrix::Matrix::read(&matrix)?.cases()?);
+    }
     Ok(cases)
 }
