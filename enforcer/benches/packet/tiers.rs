@@ -85,10 +85,10 @@ fn both_tiers(own_ports: bool) -> Policies {
     for tier in ["Admin", "Baseline"] {
         all.extend(cluster_policies(tier, own_ports));
     }
-    policies(all)
+    policies(&all)
 }
 
-fn policies(documents: Vec<Value>) -> Policies {
+fn policies(documents: &[Value]) -> Policies {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": documents});
     let reading = policy::documents::read(list.to_string().as_bytes());
     let good = reading
@@ -105,7 +105,7 @@ pub(crate) fn with_and_without(kernel: &mut Kernel) -> Result<()> {
     let mut carrier =
         companion::Kernel::open(&kernel.store, &kernel.bpf)?.ok_or("nothing is loaded")?;
     let worlds = [
-        ("no tiers", policies(vec![network_policy()])),
+        ("no tiers", policies(&[network_policy()])),
         ("same ports", both_tiers(false)),
         ("200 more ports", both_tiers(true)),
     ];
