@@ -1,4 +1,4 @@
-//! The host set: the addresses that are the node's own, and what goes with it (host paths, hostPorts).
+//! The host set: the addresses that are the node's own, and what goes with it (host paths, ports that are not the host's own).
 //!
 //! `node-addresses.json` plus the addresses of the host's interfaces; never those of `kube-ipvs0` (Services), of what
 //! `hostSetExclude` names, and never loopback. Filled at load, kept current by the companion.
@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use aya::maps::{HashMap, MapData, MapError};
 use state::{HostSetExclusion, Locked, Store};
 use verdict::layout::{Addr, HostPortKey, PeerKey};
+use verdict::packet::proto;
 
 use crate::hostnet::{self, HostAddress};
 use crate::maps;
@@ -88,6 +89,7 @@ pub fn wanted(
 /// If a file or the kernel cannot be read, or the set has no room: what was added by then stays.
 pub fn refresh(locked: &Locked<'_>, pins: &Pins) -> Result<Changes, Error> {
     let wanted = gather(locked.store())?;
+    set_host_ports(locked, pins, &tunnel_ports()?)?;
     Ok(HostSet::open(pins)?.apply(locked, &wanted)?)
 }
 
@@ -219,6 +221,32 @@ pub fn host_path_ifindexes(names: &BTreeSet<String>) -> Result<BTreeSet<u32>, ho
         .filter(|link| names.contains(&link.name))
         .map(|link| link.ifindex)
         .collect())
+}
+
+/// The ports (protocol number, port) on which the kernel itself has sockets that hand on what is inside the packet: VXLAN, Geneve,
+/// bareudp, GTP. To a pod they are no sockets of the host: what it sent in them no policy would see.
+///
+/// # Errors
+/// If the interfaces cannot be listed.
+pub fn tunnel_ports() -> Result<BTreeSet<(u8, u16)>, hostnet::Error> {
+    let links = hostnet::links()?;
+    Ok(links
+        .into_iter()
+        .filter_map(|link| Some((proto::UDP, link.tunnel_port?)))
+        .collect())
+}
+
+/// What `HOSTPORTS` holds: (protocol number, port).
+///
+/// # Errors
+/// If the map cannot be read.
+pub fn host_ports(pins: &Pins) -> Result<BTreeSet<(u8, u16)>, maps::Error> {
+    let map: HashMap<MapData, maps::HostPortKey, u32> = maps::hash(pins, "HOSTPORTS")?;
+    let number = |key: maps::HostPortKey| (key.0.protocol as u8, u16::from_be(key.0.port_be));
+    map.keys()
+        .map(|key| key.map(number))
+        .collect::<Result<_, _>>()
+        .map_err(|e| maps::Error::read("HOSTPORTS", &e))
 }
 
 /// Makes `HOSTPORTS` hold exactly these (protocol number, port). True if it changed.

@@ -115,12 +115,30 @@ impl Engine {
             }
         });
         self.host_paths(problems);
+        self.host_ports(problems);
         match done {
             Ok(changes) if !changes.is_empty() => {
                 tracing::info!(added = ?changes.added, removed = ?changes.removed, "host set changed");
             }
             Ok(_) => {}
             Err(error) => problems.push(format!("bring the host set up to date: {error}")),
+        }
+    }
+
+    /// Ports on which the kernel takes tunnels apart: they come and go with their interfaces.
+    fn host_ports(&self, problems: &mut Vec<String>) {
+        let Some(kernel) = &self.kernel else { return };
+        let change = || -> Result<(), String> {
+            let wanted = hosts::tunnel_ports().map_err(|e| e.to_string())?;
+            if hosts::host_ports(&kernel.pins).map_err(|e| e.to_string())? != wanted {
+                let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
+                hosts::set_host_ports(&locked, &kernel.pins, &wanted).map_err(|e| e.to_string())?;
+                tracing::info!(ports = ?wanted, "ports of tunnels changed");
+            }
+            Ok(())
+        };
+        if let Err(error) = change() {
+            problems.push(format!("bring the tunnels' ports up to date: {error}"));
         }
     }
 

@@ -28,6 +28,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
@@ -50,6 +51,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Whether it is set up (IFF_UP).
     pub up: bool,
+    /// The UDP port on which the kernel takes its packets out of others, where it is such a tunnel's end.
+    pub tunnel_port: Option<u16>,
 }
 
 /// An address of one of the host's interfaces.
@@ -218,6 +221,7 @@ pub(super) fn read_link(body: &[u8]) -> Result<Link, DecodeError> {
         peer_netnsid: None,
         master: None,
         up: word(8)? & libc::IFF_UP.cast_unsigned() != 0,
+        tunnel_port: None,
     };
     for attribute in attributes(body, IFINFO_HEADER)? {
         let attribute = attribute?;
@@ -228,10 +232,16 @@ pub(super) fn read_link(body: &[u8]) -> Result<Link, DecodeError> {
             IFLA_LINK_NETNSID => link.peer_netnsid = u32_of(&attribute).map(u32::cast_signed),
             IFLA_MASTER => link.master = u32_of(&attribute).filter(|index| *index != 0),
             IFLA_LINKINFO => {
+                // The kernel names the kind before it tells of it.
                 for info in attributes(attribute.value(), 0)? {
                     let info = info?;
-                    if info.kind() == IFLA_INFO_KIND {
-                        link.kind = Some(text_of(&info));
+                    match info.kind() {
+                        IFLA_INFO_KIND => link.kind = Some(text_of(&info)),
+                        IFLA_INFO_DATA => {
+                            let kind = link.kind.as_deref().unwrap_or_default();
+                            link.tunnel_port = tunnel_port(kind, info.value())?;
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -239,6 +249,28 @@ pub(super) fn read_link(body: &[u8]) -> Result<Link, DecodeError> {
         }
     }
     Ok(link)
+}
+
+/// The UDP port of a tunnel's end, from what the kernel tells of a kind.
+fn tunnel_port(kind: &str, data: &[u8]) -> Result<Option<u16>, DecodeError> {
+    const IFLA_VXLAN_PORT: u16 = 15;
+    const IFLA_GENEVE_PORT: u16 = 5;
+    const IFLA_BAREUDP_PORT: u16 = 1;
+    const GTP1U_PORT: u16 = 2152;
+    let wanted = match kind {
+        "vxlan" => IFLA_VXLAN_PORT,
+        "geneve" => IFLA_GENEVE_PORT,
+        "bareudp" => IFLA_BAREUDP_PORT,
+        "gtp" => return Ok(Some(GTP1U_PORT)),
+        _ => return Ok(None),
+    };
+    for attribute in attributes(data, 0)? {
+        let attribute = attribute?;
+        if attribute.kind() == wanted {
+            return Ok(attribute.value().try_into().ok().map(u16::from_be_bytes));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) fn read_address(body: &[u8]) -> Result<Option<(u32, IpNetwork)>, DecodeError> {
