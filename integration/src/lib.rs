@@ -15,6 +15,7 @@
 //! It must not use podgate's own readers to check podgate, except where the reader is what is tested.
 #![forbid(unsafe_code)]
 
+pub mod attack;
 pub mod aws;
 pub mod chain;
 pub mod cmd;
