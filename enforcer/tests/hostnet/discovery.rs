@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use enforcer::hostnet::{Error, PodInterface, pod_interfaces};
+use enforcer::hostnet::{Error, PodInterface, links, pod_interfaces};
+use enforcer::hosts::tunnel_ports;
 
 use super::world::{Namespace, index, ip, ip_json, on_host, veth};
 
@@ -41,6 +42,21 @@ fn kernel_one_pair_with_everything_that_ip_says() {
             ours.iter().any(|address| address.starts_with("fe80::")),
             "{ours:?}"
         );
+    });
+}
+
+/// The kernel has a socket on these ports that hands on what is inside a packet.
+#[test]
+fn the_udp_port_of_a_tunnel_is_told() {
+    on_host(|_| {
+        ip("link add vx0 type vxlan id 7 dstport 8472");
+        let ports: Vec<_> = links()
+            .unwrap()
+            .into_iter()
+            .filter_map(|link| Some((link.name, link.tunnel_port?)))
+            .collect();
+        assert_eq!(ports, [("vx0".to_owned(), 8472)]);
+        assert_eq!(tunnel_ports().unwrap(), BTreeSet::from([(17, 8472)]));
     });
 }
 
