@@ -7,7 +7,7 @@
 # Without a command: the programs load and pods are enforced (the tests of integration/ whose names begin with `kernel_`),
 # built here beforehand. In the machine: /sys/fs/bpf is a bpffs, /tmp, /run and /var are memory, PODGATE_VM is the kernel's
 # series, $PODGATE_VM_DIR is a folder that stays behind where it is set on the outside.
-# A machine that hangs is ended after PODGATE_VM_TIMEOUT seconds (600). It is emulated, so everything is slow: 10 to 30 s to
+# A machine that hangs is ended after PODGATE_VM_TIMEOUT seconds (900). It is emulated, so everything is slow: 10 to 30 s to
 # the first line on two busy cores. PODGATE_VM_CPUS (2), PODGATE_VM_MEMORY (2G).
 set -euo pipefail
 # shellcheck source=env.sh
@@ -77,7 +77,7 @@ rm -f "$folder/status"
 
 step "kernel $series ($(cat "$PODGATE_CACHE/versions/linux-$series")): ${*:-kernel tests}"
 # Hardware virtualisation hangs on some hosts (a nested /dev/kvm that never comes back), and vng shows output on a pipe only.
-timeout --kill-after=10 "${PODGATE_VM_TIMEOUT:-600}" \
+timeout --kill-after=10 "${PODGATE_VM_TIMEOUT:-900}" \
   vng --disable-kvm -r "$kernel" --root / --rwdir "$folder" --cpus "${PODGATE_VM_CPUS:-2}" -m "${PODGATE_VM_MEMORY:-2G}" \
   --exec "$folder/run" </dev/null 2>&1 | cat || true
 
