@@ -21,7 +21,7 @@ esac
 clusters=${1:-100000}
 changes=${2:-$((clusters / 20))}
 jobs=${JOBS:-$(nproc)}
-batch=2500
+size=2500
 evidence=$PODGATE_ROOT/docs/evidence/resolve-random-clusters.txt
 cd "$PODGATE_ROOT"
 cargo test --quiet --release -p policy --test resolve --no-run
@@ -31,15 +31,25 @@ binary=$(cargo test --release -p policy --test resolve --no-run --message-format
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
-# One test by name, so many cases in all, in batches; a batch that fails shows what it found.
+# One batch of one test's cases; a batch that fails shows what it found.
+batch() {
+  local name=$1 number=$2 cases=$3
+  PROPTEST_CASES=$cases "$binary" "$name" --exact --nocapture >"$logs/$name.$number" 2>&1 || {
+    cat "$logs/$name.$number" >&2
+    return 255
+  }
+  grep -q "^test result: ok. 1 passed" "$logs/$name.$number"
+}
+export -f batch
+export binary logs
+
+# One test by name, so many cases in all, in batches.
 run() {
   local name=$1 left=$2 number=0
   while [ "$left" -gt 0 ]; do
-    echo "$((number++)) $((left < batch ? left : batch))"
-    left=$((left - batch))
-  done | xargs -P "$jobs" -L 1 bash -c '
-    PROPTEST_CASES=$5 "$1" "$2" --exact --nocapture >"$3/$2.$4" 2>&1 || { cat "$3/$2.$4" >&2; exit 255; }
-    grep -q "^test result: ok. 1 passed" "$3/$2.$4"' batch "$binary" "$name" "$logs"
+    echo "$name $((number++)) $((left < size ? left : size))"
+    left=$((left - size))
+  done | xargs -P "$jobs" -L 1 bash -c 'batch "$@"' batch
 }
 
 begin=$SECONDS

@@ -3,7 +3,11 @@
 //! A packet to a Service is judged before its backend is chosen, so the address on the Service's port stands for all its
 //! ready backends on their target ports.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{Expansion, View};
 use crate::{
@@ -21,6 +25,17 @@ struct Way<'r> {
     port: &'r RoutePort,
     addresses: Vec<IpAddr>,
     backends: Vec<(IpAddr, u16)>,
+}
+
+impl Way<'_> {
+    /// Addresses of backends that the entries do not hold.
+    fn refused(&self, lookup: &Lookup<'_>) -> BTreeSet<IpAddr> {
+        self.backends
+            .iter()
+            .filter(|(address, port)| !lookup.holds(*address, self.port.protocol, *port))
+            .map(|(address, _)| *address)
+            .collect()
+    }
 }
 
 impl View<'_> {
@@ -97,12 +112,7 @@ impl View<'_> {
         let mut for_all = Entries::default();
         self.each_way(&found, |key, way| {
             let protocol = way.port.protocol;
-            let refused: BTreeSet<IpAddr> = way
-                .backends
-                .iter()
-                .filter(|(address, port)| !lookup.holds(*address, protocol, *port))
-                .map(|(address, _)| *address)
-                .collect();
+            let refused = way.refused(&lookup);
             let any = way
                 .backends
                 .iter()
@@ -137,35 +147,42 @@ impl View<'_> {
             }
         });
 
-        let mut each = Vec::with_capacity(subjects.len());
+        let mut each = vec![Entries::default(); subjects.len()];
         let everybody = Lookup::new(&for_all);
-        for subject in subjects {
-            let mut own = Entries::default();
-            if subject.is_peer() {
-                let found: BTreeSet<ServiceKey> = subject
-                    .addresses
-                    .iter()
-                    .flat_map(|address| self.services.leading_to(*address))
-                    .cloned()
-                    .collect();
-                self.each_way(&found, |_, way| {
-                    let protocol = way.port.protocol;
-                    let all = way.backends.iter().all(|(address, port)| {
-                        subject.addresses.contains(address)
-                            || lookup.holds(*address, protocol, *port)
-                    });
-                    for address in way.addresses.iter().filter(|_| all) {
-                        if !lookup.holds(*address, protocol, way.port.port)
-                            && !everybody.holds(*address, protocol, way.port.port)
-                        {
-                            own.add_address(*address, &PortSet::one(protocol, way.port.port));
-                        }
-                    }
-                });
-                out.consulted.extend(found);
+        let mut by_address: HashMap<IpAddr, Vec<usize>> = HashMap::new();
+        for (place, subject) in subjects.iter().enumerate().filter(|(_, s)| s.is_peer()) {
+            for address in &subject.addresses {
+                by_address.entry(*address).or_default().push(place);
             }
-            each.push(own);
         }
+        let found: BTreeSet<ServiceKey> = by_address
+            .keys()
+            .flat_map(|address| self.services.leading_to(*address))
+            .cloned()
+            .collect();
+        self.each_way(&found, |_, way| {
+            let protocol = way.port.protocol;
+            let refused = way.refused(&lookup);
+            // Whoever is all that is refused stands behind the first of it.
+            let Some(first) = refused.first() else {
+                return;
+            };
+            for place in by_address.get(first).into_iter().flatten() {
+                let own = &subjects[*place].addresses;
+                if !refused.iter().all(|address| own.contains(address)) {
+                    continue;
+                }
+                for address in &way.addresses {
+                    if !lookup.holds(*address, protocol, way.port.port)
+                        && !everybody.holds(*address, protocol, way.port.port)
+                    {
+                        let ports = PortSet::one(protocol, way.port.port);
+                        each[*place].add_address(*address, &ports);
+                    }
+                }
+            }
+        });
+        out.consulted.extend(found);
         (for_all, each)
     }
 
