@@ -76,9 +76,11 @@ chmod +x "$folder/run"
 rm -f "$folder/status"
 
 step "kernel $series ($(cat "$PODGATE_CACHE/versions/linux-$series")): ${*:-kernel tests}"
-# Hardware virtualisation hangs on some hosts (a nested /dev/kvm that never comes back), and vng shows output on a pipe only.
+# Hardware virtualisation hangs on some hosts (a nested /dev/kvm that never comes back), and vng shows output on a pipe only. What a
+# newer processor has (five levels of pages, SMAP) is what emulating it costs: 5.10 is 2.5 times as fast on this one. Security modules
+# have no part in what is tested.
 timeout --kill-after=10 "${PODGATE_VM_TIMEOUT:-900}" \
-  vng --disable-kvm -r "$kernel" --root / --rwdir "$folder" --cpus "${PODGATE_VM_CPUS:-2}" -m "${PODGATE_VM_MEMORY:-2G}" \
+  vng --disable-kvm --qemu-opts='-cpu Nehalem' --append 'mitigations=off lsm=' -r "$kernel" --root / --rwdir "$folder" --cpus "${PODGATE_VM_CPUS:-2}" -m "${PODGATE_VM_MEMORY:-2G}" \
   --exec "$folder/run" </dev/null 2>&1 | cat || true
 
 # The command's own code, by way of a file: a kernel that dies or an emulator that is ended leaves none.
