@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests: unit, property, golden, network namespaces, CNI chains by cnitool, other kernels. As root, on a machine with
-# nothing but rustup's cargo. The last line counts them.
+# All tests: unit, property, golden, network namespaces, CNI chains by cnitool, other kernels, and each fuzz target for a few
+# seconds. As root, on a machine with nothing but rustup's cargo. The last line counts the tests.
 #
 #   scripts/test.sh              everything
 #   scripts/test.sh --no-vm      without the other kernels
@@ -14,7 +14,8 @@ kernels=(5.10 6.1)
 if [ "${1:-}" = --no-vm ]; then kernels=() && shift; fi
 if [ "${1:-}" = -- ]; then shift; elif [ $# -gt 0 ]; then die "unknown argument $1 (known: --no-vm, -- ARGUMENT...)"; fi
 arguments=(--locked --no-fail-fast "$@")
-[ $# -gt 0 ] || arguments+=(--workspace)
+everything=
+[ $# -gt 0 ] || { everything=1 && arguments+=(--workspace); }
 
 [ "$(id -u)" -eq 0 ] || die 'network namespaces and eBPF need root'
 "$PODGATE_ROOT/scripts/setup.sh" --tests
@@ -42,6 +43,12 @@ if [ ${#kernels[@]} -gt 0 ]; then
     sed "s/^/${kernels[i]} | /" "$logs/vm-${kernels[i]}"
   done
   running=()
+fi
+
+if [ -n "$everything" ]; then
+  step 'fuzz, 10 s a target'
+  "$PODGATE_ROOT/scripts/fuzz.sh" 10 >"$logs/fuzz" 2>&1 || { status=1 && step 'FAILED: fuzz' && cat "$logs/fuzz"; }
+  sed -n 's/^fuzz \([a-z]*\) .*/\1/p; s/^stat::number_of_executed_units: */  inputs: /p' "$logs/fuzz"
 fi
 
 step 'this kernel'
