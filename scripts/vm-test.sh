@@ -2,10 +2,11 @@
 # Boots another kernel over this machine's file system (read-only), runs a command in it as root and ends with its code.
 #
 #   scripts/vm-test.sh 5.10|6.1|6.12 [COMMAND [ARGUMENT...]]
+#   scripts/vm-test.sh 6.1 --full
 #   scripts/vm-test.sh 6.1 sh -c 'uname -r; tc -V'
 #
-# Without a command: the programs load and pods are enforced (the tests of integration/ whose names begin with `kernel_`),
-# built here beforehand. In the machine: /sys/fs/bpf is a bpffs, /tmp, /run and /var are memory, PODGATE_VM is the kernel's
+# Without a command: the programs load and pods are enforced (the tests whose names begin with `kernel_`), built here
+# beforehand. --full: all tests of enforcer/ and integration/; give it an hour by PODGATE_VM_TIMEOUT. In the machine: /sys/fs/bpf is a bpffs, /tmp, /run and /var are memory, PODGATE_VM is the kernel's
 # series, $PODGATE_VM_DIR is a folder that stays behind where it is set on the outside.
 # A machine that hangs is ended after PODGATE_VM_TIMEOUT seconds (900). It is emulated, so everything is slow: 10 to 30 s to
 # the first line on two busy cores. PODGATE_VM_CPUS (2), PODGATE_VM_MEMORY (2G).
@@ -22,14 +23,27 @@ if [ ! -e "$kernel" ] || ! command -v vng >/dev/null; then
   [ -e "$kernel" ] || "$PODGATE_ROOT/scripts/fetch-kernel.sh" "$series"
 fi
 
+full=
+if [ "${1:-}" = --full ]; then full=1 && shift; fi
+
+# Test executables of packages; the last argument says what of each, as jq does.
+test_executables() {
+  cargo test --locked "${@:1:$#-1}" --no-run --quiet --message-format=json-render-diagnostics |
+    jq -r "select(.reason == \"compiler-artifact\" and .profile.test and .executable != null) | ${*: -1}"
+}
+
 # One line a test executable that has tests for other kernels, with their names: the machine has no cargo, and no time for
 # executables that have none.
 kernel_tests() {
   cd "$PODGATE_ROOT"
   cargo build --locked --release --quiet
   local executables executable names
-  executables=$(cargo test --locked --workspace --no-run --quiet --message-format=json-render-diagnostics |
-    jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | .executable')
+  if [ -n "$full" ]; then
+    # Each in its crate's folder, as cargo runs it.
+    test_executables -p enforcer -p integration '"env -C \(.manifest_path | rtrimstr("/Cargo.toml")) \(.executable)"'
+    return
+  fi
+  executables=$(test_executables --workspace .executable)
   for executable in $executables; do
     names=$("$executable" kernel_ --list --format terse | sed -n '/^\(.*::\)\{0,1\}kernel_[^:]*: test$/s/: test$//p' | paste -sd' ')
     [ -z "$names" ] || say "$executable --exact $names"
