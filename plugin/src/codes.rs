@@ -159,6 +159,8 @@ pub fn details(error: &Error) -> String {
     }
 }
 
+const ROOT: &str = "run the plugin as root, as container runtimes do";
+
 fn advice(error: &Error) -> &'static str {
     match error {
         Error::Wire(error) => advice_on_input(error),
@@ -174,17 +176,22 @@ fn advice(error: &Error) -> &'static str {
             "the state folder (stateDir or PODGATE_STATE_DIR) must be writable for root and have space"
         }
         Error::Store(state::Error::Node(_)) => {
-            "correct the file, or set the mode anew by `podgatectl mode`"
+            "correct the file, or remove it: the mode is then the chain's"
         }
         Error::Store(_) => {
-            "see `podgatectl doctor`; the state folder is stateDir or PODGATE_STATE_DIR"
+            "see `podgatectl status`; the state folder is stateDir or PODGATE_STATE_DIR"
+        }
+        Error::Network(hostnet::Error::Netns { source, .. })
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            ROOT
         }
         Error::Network(hostnet::Error::Netns { .. } | hostnet::Error::HostNetns { .. }) => {
             "CNI_NETNS must be the path of the pod's own network namespace; it is gone, or cannot be entered"
         }
-        Error::Network(_) => "see `podgatectl doctor` and the kernel's log",
+        Error::Network(_) => "see `podgatectl status` and the kernel's log",
         Error::Kernel(_) => "podgate needs Linux 5.10 or newer",
-        Error::NoPrivileges => "run the plugin as root, as container runtimes do",
+        Error::NoPrivileges => ROOT,
         Error::Tcx(_) => "leave attachMode at clsact, or run Linux 6.6 or newer",
         Error::Load(load::Error::Bpffs(_)) => {
             "mount a bpffs as the message says, or name a folder on one (bpfDir or PODGATE_BPF_DIR)"
@@ -193,7 +200,7 @@ fn advice(error: &Error) -> &'static str {
             "the node has as many endpoints as its tables hold; see `podgatectl status`"
         }
         Error::Load(_) | Error::Endpoint(_) | Error::Attach(_) | Error::Hosts(_) => {
-            "see `podgatectl doctor`; `podgatectl load` loads the kernel programs by hand"
+            "see `podgatectl status`; `podgatectl load` loads the kernel programs by hand"
         }
         Error::Differs { .. } => {
             "podgated repairs this within a second; where it does not run, repeat the ADD or delete the pod"
