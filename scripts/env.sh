@@ -39,6 +39,9 @@ case ":$PATH:" in
   *) PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin:$PODGATE_CNI_BIN:$PODGATE_CACHE/python/bin ;;
 esac
 
+# Conformance has thousands of connections open; a shell may give 1,024 files.
+ulimit -Sn 65536 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
+
 export PODGATE_ROOT PODGATE_CACHE PODGATE_CNI_BIN PODGATE_BIN_DIR CNI_PATH PATH
 
 say() { printf '%s\n' "$*"; }

@@ -7,8 +7,9 @@
 #
 # Without a command: the programs load and pods are enforced (the tests whose names begin with `kernel_`), built here
 # beforehand. --full: all tests of enforcer/ and integration/ but the conformance run, which is too long for an emulated
-# machine (scripts/conformance.sh --vm runs a part of it); give it an hour and more by PODGATE_VM_TIMEOUT. In the machine: /sys/fs/bpf is a bpffs, /tmp, /run and /var are memory, PODGATE_VM is the kernel's
-# series, $PODGATE_VM_DIR is a folder that stays behind where it is set on the outside.
+# machine (scripts/conformance.sh --vm runs a part of it); give it an hour and more by PODGATE_VM_TIMEOUT. In the machine:
+# /sys/fs/bpf is a bpffs, /tmp, /run and /var are memory, PODGATE_VM is the kernel's series, $PODGATE_VM_DIR is a folder that
+# stays behind where it is set on the outside.
 # A machine that hangs is ended after PODGATE_VM_TIMEOUT seconds (900). It is emulated, so everything is slow: 10 to 30 s to
 # the first line on two busy cores. PODGATE_VM_CPUS (2), PODGATE_VM_MEMORY (2G).
 set -euo pipefail
@@ -72,6 +73,7 @@ export PODGATE_BIN_DIR='$PODGATE_BIN_DIR' CNI_PATH='$CNI_PATH'
 mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
 # A distribution's init does this; without it mounts in new namespaces behave as on no real node.
 mount --make-rshared /
+ulimit -n 65536
 ip link set lo up
 cd '$PODGATE_ROOT' || exit 125
 GUEST
