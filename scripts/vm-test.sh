@@ -6,8 +6,8 @@
 #   scripts/vm-test.sh 6.1 sh -c 'uname -r; tc -V'
 #
 # Without a command: the programs load and pods are enforced (the tests whose names begin with `kernel_`), built here
-# beforehand. --full: all tests of enforcer/ and integration/ but the conformance run, which is too long for an emulated
-# machine (scripts/conformance.sh --vm runs a part of it); give it an hour and more by PODGATE_VM_TIMEOUT. In the machine:
+# beforehand. --full: all tests of enforcer/ and integration/ but the conformance run, whose thousands of connections at
+# once an emulated machine does not answer in time; give it an hour and more by PODGATE_VM_TIMEOUT. In the machine:
 # /sys/fs/bpf is a bpffs, /tmp, /run and /var are memory, PODGATE_VM is the kernel's series, $PODGATE_VM_DIR is a folder that
 # stays behind where it is set on the outside.
 # A machine that hangs is ended after PODGATE_VM_TIMEOUT seconds (900). It is emulated, so everything is slow: 10 to 30 s to
