@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 pub use broken::Broken;
 pub use fault::{DocumentError, Fault};
-pub(crate) use render::selector_json;
+pub(crate) use render::{port_json, selector_json};
 
 pub use read::{MAX_FILE_BYTES, Reading, read};
 

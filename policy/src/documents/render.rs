@@ -111,7 +111,7 @@ impl Document {
     }
 }
 
-fn port_json(entry: &PortEntry) -> Value {
+pub(crate) fn port_json(entry: &PortEntry) -> Value {
     let mut out = Map::new();
     if let Some(protocol) = entry.protocol {
         out.insert("protocol".into(), protocol.name().into());

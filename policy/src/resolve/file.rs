@@ -12,7 +12,7 @@ use super::{
 use crate::{
     documents::{
         API_VERSION, Action, Directions, GENERATION, GROUP, Kind, ORDERED, PARTS, PolicyRef,
-        PortEntry, SERVICE_WIDER, Tier, selector_json, split,
+        SERVICE_WIDER, Tier, port_json, selector_json, split,
     },
     prefix::Prefix,
     select::Selector,
@@ -267,20 +267,6 @@ fn line_json(line: &Line, kind: Kind) -> Value {
     }
     if kind == Kind::ClusterPolicyEndpoint {
         out.insert("action".into(), line.action.name().into());
-    }
-    out.into()
-}
-
-fn port_json(entry: &PortEntry) -> Value {
-    let mut out = Map::new();
-    if let Some(protocol) = entry.protocol {
-        out.insert("protocol".into(), protocol.name().into());
-    }
-    if let Some((first, last)) = entry.ports {
-        out.insert("port".into(), first.into());
-        if last != first {
-            out.insert("endPort".into(), last.into());
-        }
     }
     out.into()
 }
