@@ -149,7 +149,7 @@ impl Resolver {
         if let (Some(path), Some(_)) = (&options.workloads_dir, &options.node) {
             let wanted = self.cluster.workloads().map(folder::workload);
             let wanted = wanted.collect::<Result<BTreeMap<_, _>, _>>()?;
-            plan.workloads(Folder::workloads(path)?, wanted, input.is_whole());
+            plan.workloads(Folder::workloads(path)?, wanted, input.is_whole())?;
         }
         Ok(plan)
     }

@@ -525,6 +525,19 @@ fn workloads_are_the_pods_of_the_node() {
     desk.put("cluster.yaml", &format!("{NAMESPACE}---{FRONT}"));
     assert_eq!(desk.write(&words).code, Some(0));
     assert_eq!(desk.files("wl"), ["shop/other.json"]);
+
+    // Nor is another's written over, and then nothing is.
+    fs::write(desk.path("wl/shop/web.json"), "{\"uid\": \"theirs\"}").unwrap();
+    desk.put("cluster.yaml", &format!("{NAMESPACE}---{WEB}"));
+    desk.put("x.yaml", &policy("x", "{}"));
+    let run = desk.write(&words);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(
+        run.stderr.contains("wl/shop/web.json: is not marked"),
+        "{run:?}"
+    );
+    assert_eq!(desk.text("wl/shop/web.json"), "{\"uid\": \"theirs\"}");
+    assert!(!desk.path("out/shop_x_NetworkPolicy.yaml").exists());
 }
 
 #[test]

@@ -154,15 +154,7 @@ impl Plan {
         self.policies = wanted.len();
         for (name, text) in wanted {
             let there = folder.files.remove(&name);
-            if there.as_ref().is_some_and(|there| !there.ours) {
-                return Err(Error::Asked(format!(
-                    "{}: is not marked {}: {}: not written over, and nothing written; move it away",
-                    folder.path.join(&name).display(),
-                    resolve::MANAGED_BY,
-                    resolve::MANAGED_BY_VALUE,
-                )));
-            }
-            self.write(&folder.path, &name, text, there);
+            self.write(&folder.path, &name, text, there)?;
         }
         let kept: Vec<String> = spared.keys.iter().map(resolve::file_name).collect();
         for (name, there) in folder.files {
@@ -179,10 +171,10 @@ impl Plan {
         mut folder: Folder,
         wanted: BTreeMap<String, String>,
         whole: bool,
-    ) {
+    ) -> Result<(), Error> {
         for (name, text) in wanted {
             let there = folder.files.remove(&name);
-            self.write(&folder.path, &name, text, there);
+            self.write(&folder.path, &name, text, there)?;
         }
         for (name, there) in folder.files {
             // A pod whose manifest is broken is not gone.
@@ -190,9 +182,22 @@ impl Plan {
                 self.remove(&folder.path, &name, there);
             }
         }
+        Ok(())
     }
 
-    fn write(&mut self, folder: &Path, name: &str, text: String, there: Option<There>) {
+    fn write(
+        &mut self,
+        folder: &Path,
+        name: &str,
+        text: String,
+        there: Option<There>,
+    ) -> Result<(), Error> {
+        if there.as_ref().is_some_and(|there| !there.ours) {
+            return Err(Error::Asked(format!(
+                "{}: is not marked as written by `resolve`: not written over, and nothing written; move it away",
+                folder.join(name).display(),
+            )));
+        }
         let before = there.map(|there| there.text);
         if before.as_deref() != Some(text.as_bytes()) {
             self.changes.push(Change {
@@ -201,6 +206,7 @@ impl Plan {
                 after: Some(text),
             });
         }
+        Ok(())
     }
 
     fn remove(&mut self, folder: &Path, name: &str, there: There) {
