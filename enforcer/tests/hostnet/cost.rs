@@ -12,8 +12,8 @@ use super::{
     world::{Namespace, ip, on_host, veth},
 };
 
-/// Median and 99th percentile in microseconds.
-fn time(what: &str, mut call: impl FnMut()) -> f64 {
+/// Prints median and 99th percentile in microseconds.
+fn time(what: &str, mut call: impl FnMut()) {
     let mut took: Vec<f64> = (0..500)
         .map(|_| {
             let start = Instant::now();
@@ -26,11 +26,10 @@ fn time(what: &str, mut call: impl FnMut()) -> f64 {
         "{what:>40}: median {:7.1} us, p99 {:7.1} us",
         took[250], took[495]
     );
-    took[250]
 }
 
 #[test]
-fn each_call_is_well_below_a_millisecond_on_a_full_node() {
+fn every_call_works_on_a_full_node_and_says_what_it_costs() {
     if std::env::var_os("PODGATE_VM").is_some() {
         eprintln!("an emulated machine's times say nothing");
         return;
@@ -52,42 +51,39 @@ fn each_call_is_well_below_a_millisecond_on_a_full_node() {
         };
 
         println!("250 other veths with clsact on this host:");
-        let mut slowest: f64 = 0.0;
-        let mut measure = |what, call: &mut dyn FnMut()| slowest = slowest.max(time(what, call));
-        measure("pod_interfaces", &mut || {
+        time("pod_interfaces", &mut || {
             black_box(pod_interfaces(&pod.path).unwrap());
         });
-        measure("ensure_clsact made + del_clsact", &mut || {
+        time("ensure_clsact made + del_clsact", &mut || {
             ensure_clsact(ifindex).unwrap();
             del_clsact(ifindex).unwrap();
         });
         ensure_clsact(ifindex).unwrap();
-        measure("ensure_clsact present", &mut || {
+        time("ensure_clsact present", &mut || {
             black_box(ensure_clsact(ifindex).unwrap());
         });
         put_filter(ifindex, Hook::Egress, egress.as_fd(), "podgate").unwrap();
-        measure("put_filter replacing", &mut || {
+        time("put_filter replacing", &mut || {
             put_filter(ifindex, Hook::Ingress, ingress.as_fd(), "podgate").unwrap();
         });
-        measure("filters", &mut || {
+        time("filters", &mut || {
             black_box(filters(ifindex, Hook::Ingress).unwrap());
         });
-        measure("check_clsact", &mut || {
+        time("check_clsact", &mut || {
             assert_eq!(check_clsact(ifindex, ids).unwrap(), None);
         });
-        measure("qdisc_kind (lists the node)", &mut || {
+        time("qdisc_kind (lists the node)", &mut || {
             black_box(qdisc_kind(ifindex).unwrap());
         });
-        measure("link_by_name", &mut || {
+        time("link_by_name", &mut || {
             black_box(link_by_name("h0").unwrap());
         });
-        measure("clsact + both filters + check + undo", &mut || {
+        time("clsact + both filters + check + undo", &mut || {
             del_clsact(ifindex).unwrap();
             ensure_clsact(ifindex).unwrap();
             put_filter(ifindex, Hook::Ingress, ingress.as_fd(), "podgate").unwrap();
             put_filter(ifindex, Hook::Egress, egress.as_fd(), "podgate").unwrap();
             assert_eq!(check_clsact(ifindex, ids).unwrap(), None);
         });
-        assert!(slowest < 5_000.0, "a call takes {slowest} us");
     });
 }
