@@ -1,4 +1,5 @@
-//! The host set: the addresses that are the node's own, and what goes with it (host paths, ports that are not the host's own).
+//! The host set: the addresses that are the node's own, and what goes with it: host paths (devices by which its own traffic comes
+//! back), and ports that are not its own (pods' hostPorts, tunnels).
 //!
 //! `node-addresses.json` plus the addresses of the host's interfaces; never those of `kube-ipvs0` (Services), of what
 //! `hostSetExclude` names, and never loopback. Filled at load, kept current by the companion.
@@ -7,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, MapData, MapError};
-use state::{HostSetExclusion, Locked, Store};
+use state::{HostSetExclusion, Locked, Record, Records, Store};
 use verdict::layout::{Addr, HostPortKey, PeerKey};
 use verdict::packet::proto;
 
@@ -31,6 +32,9 @@ pub enum Error {
     /// `node.json` or `node-addresses.json`.
     #[error(transparent)]
     Node(#[from] state::node::Error),
+    /// The records of pods.
+    #[error("read the records of pods: {0}")]
+    Records(#[source] state::Error),
 }
 
 /// What a refresh changed.
@@ -89,7 +93,7 @@ pub fn wanted(
 /// If a file or the kernel cannot be read, or the set has no room: what was added by then stays.
 pub fn refresh(locked: &Locked<'_>, pins: &Pins) -> Result<Changes, Error> {
     let wanted = gather(locked.store())?;
-    set_host_ports(locked, pins, &tunnel_ports()?)?;
+    refresh_claims(locked, pins)?;
     Ok(HostSet::open(pins)?.apply(locked, &wanted)?)
 }
 
@@ -173,6 +177,94 @@ impl HostSet {
     }
 }
 
+/// What the records of pods say of the host besides its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// Names of interfaces by which the host's own traffic comes back.
+    pub paths: BTreeSet<String>,
+    /// hostPorts (protocol number, port): what comes to them, the node hands on to a pod.
+    pub ports: BTreeSet<(u8, u16)>,
+}
+
+impl Claims {
+    /// Those of all records together.
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut all = Self::default();
+        for record in records {
+            all.paths
+                .extend(record.host_path_interfaces.iter().cloned());
+            let ports = record.host_ports.iter();
+            all.ports
+                .extend(ports.map(|one| (one.protocol.number(), one.port)));
+        }
+        all
+    }
+
+    /// As the kernel holds them: indexes of the interfaces that are there, and all ports that are not the host's own.
+    fn with_tunnels(mut self) -> Result<(BTreeSet<u32>, BTreeSet<(u8, u16)>), hostnet::Error> {
+        self.ports.extend(tunnel_ports()?);
+        Ok((host_path_ifindexes(&self.paths)?, self.ports))
+    }
+
+    /// Whether nothing is claimed.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty() && self.ports.is_empty()
+    }
+}
+
+/// Adds one record's claims: for its ADD, which reads no other's. Interfaces that this namespace does not have are left out until the
+/// companion sees them come.
+///
+/// # Errors
+/// If a map cannot be written or the interfaces cannot be listed.
+pub fn add_claims(_: &Locked<'_>, pins: &Pins, record: &Record) -> Result<(), Error> {
+    let Claims { paths, ports } = Claims::of([record]);
+    if !paths.is_empty() {
+        let mut map = maps::hash::<u32, u32>(pins, "HOSTPATHS")?;
+        for ifindex in host_path_ifindexes(&paths)? {
+            map.insert(ifindex, 1, 0)
+                .map_err(|e| maps::Error::write("HOSTPATHS", &e))?;
+        }
+    }
+    if !ports.is_empty() {
+        let mut map = maps::hash::<maps::HostPortKey, u32>(pins, "HOSTPORTS")?;
+        for port in &ports {
+            map.insert(port_key(port), 1, 0)
+                .map_err(|e| maps::Error::write("HOSTPORTS", &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes `HOSTPATHS` and `HOSTPORTS` hold exactly what the records of this boot claim, and the ports of tunnels. True if
+/// something changed. Under the lock, so that no ADD's claim is missed between its record and its row.
+///
+/// # Errors
+/// If the store, the maps or the interfaces cannot be read, or a map cannot be written.
+pub fn refresh_claims(locked: &Locked<'_>, pins: &Pins) -> Result<bool, Error> {
+    let records = match locked.store().records() {
+        Err(error) if error.is_missing() => Records::default(),
+        records => records.map_err(Error::Records)?,
+    };
+    let (paths, ports) = Claims::of(&records.good).with_tunnels()?;
+    Ok(set_host_paths(locked, pins, &paths)? | set_host_ports(locked, pins, &ports)?)
+}
+
+/// Whether the kernel holds these claims already. Without the lock: an ADD that is under way may make it say no.
+///
+/// # Errors
+/// If the maps or the interfaces cannot be read.
+pub fn claims_hold(claims: &Claims, pins: &Pins) -> Result<bool, Error> {
+    let (paths, ports) = claims.clone().with_tunnels()?;
+    let ports: Vec<_> = ports.iter().map(port_key).collect();
+    let held_paths = held::<u32>(&maps::hash(pins, "HOSTPATHS")?, "HOSTPATHS")?;
+    let held_ports = held(&maps::hash(pins, "HOSTPORTS")?, "HOSTPORTS")?;
+    Ok(held_paths.len() == paths.len()
+        && held_paths.iter().all(|one| paths.contains(one))
+        && held_ports.len() == ports.len()
+        && held_ports.iter().all(|one| ports.contains(one)))
+}
+
 /// Makes `HOSTPATHS` hold exactly these interfaces: the host's own traffic comes back by them. True if it changed.
 ///
 /// # Errors
@@ -189,38 +281,20 @@ pub fn set_host_paths(
     )
 }
 
-/// Adds interfaces to `HOSTPATHS` by name: for an ADD whose configuration has `hostPathInterfaces`. Names that this
-/// namespace does not have are left out. Keep the names in the record (key [`HOST_PATHS_KEY`]): the companion takes them
-/// from there when interfaces come and go.
-///
-/// # Errors
-/// If the map cannot be written or the interfaces cannot be listed.
-pub fn add_host_paths(_: &Locked<'_>, pins: &Pins, names: &[String]) -> Result<(), Error> {
-    let mut map = maps::hash::<u32, u32>(pins, "HOSTPATHS")?;
-    for ifindex in host_path_ifindexes(&names.iter().cloned().collect())? {
-        map.insert(ifindex, 1, 0)
-            .map_err(|e| maps::Error::write("HOSTPATHS", &e))?;
-    }
-    Ok(())
-}
-
-/// Key of the record (`Record::other`) under which the names of host path interfaces stand, a list of strings.
-pub const HOST_PATHS_KEY: &str = "hostPathInterfaces";
-
 /// The interfaces that have one of the names.
 ///
 /// # Errors
-/// If they cannot be listed.
-pub fn host_path_ifindexes(names: &BTreeSet<String>) -> Result<BTreeSet<u32>, hostnet::Error> {
-    if names.is_empty() {
-        return Ok(BTreeSet::new());
+/// If the kernel cannot be asked.
+fn host_path_ifindexes(names: &BTreeSet<String>) -> Result<BTreeSet<u32>, hostnet::Error> {
+    let mut found = BTreeSet::new();
+    for name in names {
+        match hostnet::link_by_name(name) {
+            Ok(link) => drop(found.insert(link.ifindex)),
+            Err(hostnet::Error::NoSuchName { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
-    let links = hostnet::links()?;
-    Ok(links
-        .into_iter()
-        .filter(|link| names.contains(&link.name))
-        .map(|link| link.ifindex)
-        .collect())
+    Ok(found)
 }
 
 /// The ports (protocol number, port) on which the kernel itself has sockets that hand on what is inside the packet: VXLAN, Geneve,
@@ -236,19 +310,6 @@ pub fn tunnel_ports() -> Result<BTreeSet<(u8, u16)>, hostnet::Error> {
         .collect())
 }
 
-/// What `HOSTPORTS` holds: (protocol number, port).
-///
-/// # Errors
-/// If the map cannot be read.
-pub fn host_ports(pins: &Pins) -> Result<BTreeSet<(u8, u16)>, maps::Error> {
-    let map: HashMap<MapData, maps::HostPortKey, u32> = maps::hash(pins, "HOSTPORTS")?;
-    let number = |key: maps::HostPortKey| (key.0.protocol as u8, u16::from_be(key.0.port_be));
-    map.keys()
-        .map(|key| key.map(number))
-        .collect::<Result<_, _>>()
-        .map_err(|e| maps::Error::read("HOSTPORTS", &e))
-}
-
 /// Makes `HOSTPORTS` hold exactly these (protocol number, port). True if it changed.
 ///
 /// # Errors
@@ -258,17 +319,27 @@ pub fn set_host_ports(
     pins: &Pins,
     wanted: &BTreeSet<(u8, u16)>,
 ) -> Result<bool, maps::Error> {
-    let key = |(protocol, port): &(u8, u16)| {
-        maps::HostPortKey(HostPortKey {
-            protocol: u16::from(*protocol),
-            port_be: port.to_be(),
-        })
-    };
     set(
         maps::hash(pins, "HOSTPORTS")?,
         "HOSTPORTS",
-        &wanted.iter().map(key).collect::<Vec<_>>(),
+        &wanted.iter().map(port_key).collect::<Vec<_>>(),
     )
+}
+
+fn port_key((protocol, port): &(u8, u16)) -> maps::HostPortKey {
+    maps::HostPortKey(HostPortKey {
+        protocol: u16::from(*protocol),
+        port_be: port.to_be(),
+    })
+}
+
+fn held<K: aya::Pod>(
+    map: &HashMap<MapData, K, u32>,
+    name: &'static str,
+) -> Result<Vec<K>, maps::Error> {
+    map.keys()
+        .collect::<Result<_, _>>()
+        .map_err(|e| maps::Error::read(name, &e))
 }
 
 fn set<K: aya::Pod + PartialEq>(
@@ -277,10 +348,7 @@ fn set<K: aya::Pod + PartialEq>(
     wanted: &[K],
 ) -> Result<bool, maps::Error> {
     let fail = |e: MapError| maps::Error::write(name, &e);
-    let held: Vec<K> = map
-        .keys()
-        .collect::<Result<_, _>>()
-        .map_err(|e| maps::Error::read(name, &e))?;
+    let held = held(&map, name)?;
     let mut changed = false;
     for key in wanted.iter().filter(|key| !held.contains(key)) {
         map.insert(*key, 1, 0).map_err(fail)?;

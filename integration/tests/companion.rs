@@ -326,3 +326,47 @@ fn status_names_pod_interfaces_without_enforcement() {
         "{enforced} is enforced"
     );
 }
+
+/// Indexes of host paths in the kernel, as bpftool sees them.
+fn host_paths(node: &Node) -> Vec<u32> {
+    let pins = node.pins();
+    let pin = pins.iter().find(|pin| pin.ends_with("maps/hostpaths"));
+    let rows = node.map_dump(pin.expect("a map of host paths"));
+    let rows = rows.as_array().expect("a list of rows").iter();
+    let index = |row: &Value| {
+        let bytes: Vec<u8> = serde_json::from_value::<Vec<String>>(row["key"].clone())
+            .expect("bytes")
+            .iter()
+            .map(|byte| u8::from_str_radix(byte.trim_start_matches("0x"), 16).expect("a byte"))
+            .collect();
+        u32::from_ne_bytes(bytes.try_into().expect("four bytes"))
+    };
+    rows.map(index).collect()
+}
+
+#[test]
+fn host_paths_follow_interfaces_that_are_made_anew_and_go_with_the_last_pod() {
+    let node = Node::builder("paths").start();
+    let _companion = node.companion();
+    let make = || -> u32 {
+        node.sh("ip link add sg0 type veth peer name sg1 && ip link set sg0 up");
+        let links = node.cmd("ip").args(["-j", "link", "show", "sg0"]).json();
+        serde_json::from_value(links[0]["ifindex"].clone()).expect("an index")
+    };
+    let first = make();
+    let mut pod = node.pod("a");
+    let chain = chain(&node, json!({"hostPathInterfaces": ["sg0", "not-there"]}));
+    pod.add(&chain);
+    assert_eq!(host_paths(&node), [first], "by ADD itself");
+    node.sh("ip link del sg0");
+    wait_until("the old one is forgotten", SECOND * 2, || {
+        host_paths(&node).is_empty()
+    });
+    let second = make();
+    assert_ne!(first, second);
+    wait_until("the new one is taken up", SECOND * 2, || {
+        host_paths(&node) == [second]
+    });
+    pod.del(&chain);
+    assert_eq!(host_paths(&node), [0_u32; 0]);
+}

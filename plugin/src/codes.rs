@@ -128,6 +128,7 @@ fn hosts(error: &hosts::Error) -> Code {
             Code::CONFIG
         }
         hosts::Error::Node(_) => Code::STORE,
+        hosts::Error::Records(error) => store(error),
         _ => Code::ATTACH,
     }
 }

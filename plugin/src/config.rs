@@ -8,7 +8,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
-use state::{AttachMode, EnforcingMode};
+use serde_json::Value;
+use state::{AttachMode, EnforcingMode, HostPort, Transport};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
@@ -219,6 +220,8 @@ pub struct Config {
     pub extra_sources: Vec<IpNetwork>,
     /// Devices by which the host's own traffic comes back.
     pub host_path_interfaces: Vec<String>,
+    /// Ports of the node that the runtime maps to the pod (`runtimeConfig.portMappings`).
+    pub host_ports: Vec<HostPort>,
     /// The pod's labels, where `args.cni.labels` gives them.
     pub labels: Option<BTreeMap<String, String>>,
     /// Keys that nobody knows, for the log.
@@ -248,6 +251,7 @@ impl Config {
             source_guard: config.read("sourceGuard", "true or false")?.unwrap_or(true),
             extra_sources: extra_sources(config)?,
             host_path_interfaces: host_path_interfaces(config)?,
+            host_ports: host_ports(config)?,
             labels: labels(config)?,
             unknown_keys: unknown_keys(config),
         })
@@ -354,6 +358,56 @@ fn host_path_interfaces(config: &Object) -> Result<Vec<String>, Error> {
         }),
         None => Ok(list),
     }
+}
+
+/// `runtimeConfig.portMappings`, which a runtime gives to whoever has the capability `portMappings`. As in Go, the case of keys does
+/// not matter (containerd writes `HostPort`, CRI-O `hostPort`).
+fn host_ports(config: &Object) -> Result<Vec<HostPort>, Error> {
+    #[derive(Deserialize)]
+    struct RuntimeConfig {
+        #[serde(rename = "portMappings", default)]
+        mappings: Option<Vec<serde_json::Map<String, Value>>>,
+    }
+    let expected = "an object whose portMappings, if any, is a list of objects";
+    let runtime = config.read::<Option<RuntimeConfig>>("runtimeConfig", expected)?;
+    let mappings = runtime.flatten().and_then(|runtime| runtime.mappings);
+    let ports = mappings.iter().flatten().map(host_port);
+    Ok(ports
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+/// The node's side of one mapping; `None` where it has none.
+fn host_port(mapping: &serde_json::Map<String, Value>) -> Result<Option<HostPort>, Error> {
+    let member = |name: &str| {
+        let mut members = mapping.iter();
+        let found = members.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map_or(&Value::Null, |(_, value)| value)
+    };
+    let wrong = |value: &Value, expected| Error::WrongValue {
+        origin: "runtimeConfig.portMappings",
+        value: value.to_string(),
+        expected,
+    };
+    let port = match member("hostPort") {
+        Value::Null => 0,
+        value => value
+            .as_i64()
+            .and_then(|port| u16::try_from(port.max(0)).ok())
+            .ok_or_else(|| wrong(value, "a hostPort, 1 to 65535"))?,
+    };
+    let protocol = match member("protocol") {
+        Value::Null => Transport::Tcp,
+        value => match value.as_str().map(str::to_ascii_lowercase).as_deref() {
+            Some("" | "tcp") => Transport::Tcp,
+            Some("udp") => Transport::Udp,
+            Some("sctp") => Transport::Sctp,
+            _ => return Err(wrong(value, "a protocol: tcp, udp or sctp")),
+        },
+    };
+    Ok((port > 0).then_some(HostPort { protocol, port }))
 }
 
 /// `args.cni.labels`, the convention for labels in a CNI call: a list of {key, value}.

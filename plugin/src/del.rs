@@ -1,6 +1,11 @@
 //! DEL: the endpoints of one call go. What is gone already, and a store that cannot be written, are no reason to fail.
 
-use enforcer::{attach::Programs, endpoint::Endpoints, hostnet};
+use enforcer::{
+    attach::Programs,
+    endpoint::Endpoints,
+    hostnet,
+    hosts::{self, Claims},
+};
 use state::{AttachMode, Locked, Record, Store};
 
 use crate::{add::LOCK_TIMEOUT, error::Error, execute::open_endpoints, request::DelRequest};
@@ -53,17 +58,23 @@ pub fn remove(
 ) -> Result<(), Error> {
     let mut deleted = false;
     // After a reboot the numbers mean something else.
-    if let Some(endpoints) = endpoints
-        && record.boot_id == locked.store().boot_id()
-    {
+    let endpoints = endpoints.filter(|_| record.boot_id == locked.store().boot_id());
+    let mut pins = None;
+    if let Some(endpoints) = endpoints {
         deleted = endpoints.delete(locked, record.ifindex, Some(record.life))?;
         forget_links(endpoints, record);
+        pins = Some(endpoints.pins());
     }
     match locked.remove_record(record) {
         Err(error) if error.is_unwritable() => {
             tracing::warn!("{error}; the record is left to the leftovers scan");
         }
         removed => drop(removed?),
+    }
+    if let Some(pins) = pins.filter(|_| !Claims::of([record]).is_empty())
+        && let Err(error) = hosts::refresh_claims(locked, pins)
+    {
+        tracing::warn!("{error}; its hostPorts stay under policy until the companion sees to them");
     }
     let Record {
         ifname,

@@ -1,12 +1,12 @@
 //! The effects of an ADD, under the node's lock: each step is written down, and a failure undoes them newest first.
 
-use std::{collections::BTreeSet, path::Path};
+use std::path::Path;
 
 use enforcer::{
     attach::{Attached, Programs},
     endpoint::{self, Endpoints, Row},
-    hostnet::{self, PodInterface},
-    hosts::{self, HostSet},
+    hostnet::PodInterface,
+    hosts::{self, Claims, HostSet},
     load::{self, LoadOptions, Loaded},
     pins::Pins,
 };
@@ -97,7 +97,7 @@ impl Kernel {
             tracing::info!(bpf_dir = %bpf_dir.display(), "loaded programs and maps");
         }
         let endpoints = Endpoints::open(bpf_dir)?;
-        fill_host_set(locked, endpoints.pins(), config)?;
+        fill_host_set(locked, endpoints.pins())?;
         let programs = Programs::open(endpoints.pins())?;
         Ok(Self {
             endpoints,
@@ -117,6 +117,7 @@ impl Kernel {
         done: &mut Vec<Done>,
     ) -> Result<Standing, Error> {
         if let Some(before) = &planned.before {
+            hosts::add_claims(locked, self.endpoints.pins(), before)?;
             return self.renew(locked, before);
         }
         let PodInterface {
@@ -130,6 +131,8 @@ impl Kernel {
         let mut record = intended(locked.store().boot_id(), terms, planned, reserved);
         done.push(Done::Record(Box::new(record.clone())));
         locked.put_record(&record)?;
+        // Before `portmap`, which comes later in the chain, makes the node hand them on.
+        hosts::add_claims(locked, self.endpoints.pins(), &record)?;
 
         // Only now that the record stands: a document that comes later finds it there.
         let pending = known::could_select(locked.store(), terms.source, &terms.request.pod);
@@ -220,7 +223,7 @@ impl Kernel {
                     .delete(locked, row.ifindex, Some(row.life))
                     .map(drop)
                     .map_err(Error::from),
-                Done::Record(record) => locked.remove_record(record).map(drop).map_err(Error::from),
+                Done::Record(record) => withdraw(locked, self.endpoints.pins(), record),
             };
             failures.extend(outcome.err().map(|error| error.to_string()));
         }
@@ -228,9 +231,8 @@ impl Kernel {
     }
 }
 
-/// The host set is the companion's, but for what is there before it: a set that was never filled, and the devices that
-/// only our configuration names.
-fn fill_host_set(locked: &Locked<'_>, pins: &Pins, config: &Config) -> Result<(), Error> {
+/// The host set is the companion's, but for one that was never filled.
+fn fill_host_set(locked: &Locked<'_>, pins: &Pins) -> Result<(), Error> {
     if HostSet::open(pins)
         .and_then(|set| set.is_empty())
         .map_err(hosts::Error::from)?
@@ -238,20 +240,18 @@ fn fill_host_set(locked: &Locked<'_>, pins: &Pins, config: &Config) -> Result<()
         let changes = hosts::refresh(locked, pins)?;
         tracing::info!(addresses = changes.added.len(), "filled the host set");
     }
-    if config.host_path_interfaces.is_empty() {
-        return Ok(());
+    Ok(())
+}
+
+/// Removes a record and what it claimed.
+///
+/// # Errors
+/// The first of the two that cannot be removed.
+fn withdraw(locked: &Locked<'_>, pins: &Pins, record: &Record) -> Result<(), Error> {
+    locked.remove_record(record)?;
+    if !Claims::of([record]).is_empty() {
+        hosts::refresh_claims(locked, pins)?;
     }
-    let mut present = BTreeSet::new();
-    for name in &config.host_path_interfaces {
-        match hostnet::link_by_name(name) {
-            Ok(link) => drop(present.insert(link.ifindex)),
-            Err(hostnet::Error::NoSuchName { .. }) => {
-                tracing::debug!(name, "hostPathInterfaces: not there");
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    hosts::set_host_paths(locked, pins, &present).map_err(hosts::Error::from)?;
     Ok(())
 }
 

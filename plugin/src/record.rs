@@ -124,6 +124,8 @@ pub fn intended(boot_id: &str, terms: Terms<'_>, planned: &Endpoint, reserved: R
             .iter()
             .map(IpNetwork::to_string)
             .collect(),
+        host_ports: config.host_ports.clone(),
+        host_path_interfaces: config.host_path_interfaces.clone(),
         other: serde_json::Map::new(),
     }
 }

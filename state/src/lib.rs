@@ -40,7 +40,7 @@ pub use error::{Error, Problem, ProblemKind};
 pub use layout::Layout;
 pub use lock::{CompanionLock, Locked};
 pub use node::{EnforcingMode, HostSetExclusion, NodeConfig, PortRange, Source};
-pub use records::{AttachMode, Mode, Phase, Record, Records};
+pub use records::{AttachMode, HostPort, Mode, Phase, Record, Records, Transport};
 pub use relpath::RelPath;
 pub use status::Index;
 pub use store::Store;

@@ -70,6 +70,40 @@ pub enum AttachMode {
     Tcx,
 }
 
+/// A port of the node that leads to a pod: one of the runtime's `portMappings`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPort {
+    /// Its protocol.
+    pub protocol: Transport,
+    /// Its number on the node.
+    pub port: u16,
+}
+
+/// Protocols with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Transport {
+    /// The protocol's number in an IP header.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
 /// One endpoint. Keys that a later version of this schema adds are kept in `other`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -130,6 +164,12 @@ pub struct Record {
     /// Prefixes it may send from besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_sources: Vec<String>,
+    /// Ports of the node that lead to the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
+    /// Devices by which the host's own traffic comes back, as its ADD named them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_path_interfaces: Vec<String>,
     /// What later versions of this schema add.
     #[serde(flatten)]
     pub other: Map<String, Value>,

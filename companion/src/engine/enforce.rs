@@ -56,6 +56,7 @@ impl Engine {
             }
         };
         problems.extend(records.problems.iter().map(ToString::to_string));
+        self.claims = hosts::Claims::of(&records.good);
         let kernel = self.kernel.as_ref();
         let lives = |record: &Record| match kernel {
             None => true,
@@ -114,8 +115,7 @@ impl Engine {
                 }
             }
         });
-        self.host_paths(problems);
-        self.host_ports(problems);
+        self.refresh_claims(problems);
         match done {
             Ok(changes) if !changes.is_empty() => {
                 tracing::info!(added = ?changes.added, removed = ?changes.removed, "host set changed");
@@ -125,46 +125,23 @@ impl Engine {
         }
     }
 
-    /// Ports on which the kernel takes tunnels apart: they come and go with their interfaces.
-    fn host_ports(&self, problems: &mut Vec<String>) {
+    /// hostPorts, tunnels' ports and host paths: they come and go with pods and interfaces.
+    fn refresh_claims(&self, problems: &mut Vec<String>) {
         let Some(kernel) = &self.kernel else { return };
-        let change = || -> Result<(), String> {
-            let wanted = hosts::tunnel_ports().map_err(|e| e.to_string())?;
-            if hosts::host_ports(&kernel.pins).map_err(|e| e.to_string())? != wanted {
-                let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
-                hosts::set_host_ports(&locked, &kernel.pins, &wanted).map_err(|e| e.to_string())?;
-                tracing::info!(ports = ?wanted, "ports of tunnels changed");
+        // The lock only where there is something to do: interfaces come with every pod.
+        let refresh = || -> Result<bool, String> {
+            if hosts::claims_hold(&self.claims, &kernel.pins).map_err(|e| e.to_string())? {
+                return Ok(false);
             }
-            Ok(())
+            let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
+            hosts::refresh_claims(&locked, &kernel.pins).map_err(|e| e.to_string())
         };
-        if let Err(error) = change() {
-            problems.push(format!("bring the tunnels' ports up to date: {error}"));
-        }
-    }
-
-    /// Interfaces by which the host's own traffic comes back: by name in the records, by index in the kernel.
-    fn host_paths(&self, problems: &mut Vec<String>) {
-        let Some(kernel) = &self.kernel else { return };
-        let lists = self
-            .locals
-            .values()
-            .filter_map(|l| l.record.other.get(hosts::HOST_PATHS_KEY)?.as_array());
-        let names: BTreeSet<String> = lists
-            .flatten()
-            .filter_map(|name| name.as_str())
-            .map(ToOwned::to_owned)
-            .collect();
-        if names.is_empty() {
-            return;
-        }
-        let done = hosts::host_path_ifindexes(&names)
-            .map_err(|e| e.to_string())
-            .and_then(|wanted| {
-                let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
-                hosts::set_host_paths(&locked, &kernel.pins, &wanted).map_err(|e| e.to_string())
-            });
-        if let Err(error) = done {
-            problems.push(format!("bring host paths up to date: {error}"));
+        match refresh() {
+            Ok(true) => tracing::info!("hostPorts, ports of tunnels or host paths changed"),
+            Ok(false) => {}
+            Err(error) => problems.push(format!(
+                "bring hostPorts and host paths up to date: {error}"
+            )),
         }
     }
 

@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use enforcer::hostnet::watch::Change;
+use enforcer::hosts::Claims;
 use policy::{EndpointId, Facts, Policies, Tables};
 use state::watch::Tick;
 use state::workloads::Workloads;
@@ -72,6 +73,8 @@ pub(crate) struct Engine {
     locals: BTreeMap<EndpointId, Local>,
     /// Records of finished ADDs without a row.
     rowless: Vec<Record>,
+    /// What the records claim of the host.
+    claims: Claims,
     facts: Facts,
     /// The version of each policy that was taken notice of.
     observed: Policies,
@@ -153,6 +156,7 @@ impl Engine {
             workloads: Workloads::default(),
             locals: BTreeMap::new(),
             rowless: Vec::new(),
+            claims: Claims::default(),
             facts: Facts::default(),
             // What was in force when an earlier run ended was taken notice of by it.
             observed: intake.policies().clone(),
@@ -325,7 +329,7 @@ impl Engine {
 
     /// Brings everything to where the store says it should be.
     fn pass(&mut self) {
-        let dirty = std::mem::take(&mut self.dirty);
+        let mut dirty = std::mem::take(&mut self.dirty);
         if !(dirty.node
             || dirty.hosts
             || dirty.workloads
@@ -360,7 +364,9 @@ impl Engine {
         let mut changed = BTreeSet::new();
         if dirty.node || dirty.workloads || dirty.pods {
             let mut problems = Vec::new();
+            let claims = std::mem::take(&mut self.claims);
             changed = self.gather(&mut problems);
+            dirty.hosts |= self.claims != claims;
             self.problems.insert("pods", problems);
         }
         if dirty.hosts {

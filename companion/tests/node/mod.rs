@@ -389,6 +389,8 @@ fn record(
         attached_at_monotonic_ns: None,
         source_guard: true,
         extra_sources: vec![],
+        host_ports: Vec::new(),
+        host_path_interfaces: Vec::new(),
         other: Default::default(),
     }
 }

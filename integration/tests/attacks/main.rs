@@ -26,6 +26,7 @@ mod flows;
 mod fragments;
 mod headers;
 mod host;
+mod host_ports;
 mod icmp;
 mod link;
 mod listed;

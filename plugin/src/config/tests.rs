@@ -28,6 +28,7 @@ fn defaults() {
             source_guard: true,
             extra_sources: vec![],
             host_path_interfaces: vec![],
+            host_ports: vec![],
             labels: None,
             unknown_keys: vec![],
         }
@@ -43,6 +44,8 @@ fn every_key() {
     let text = r#","networkPolicyEnforcingMode":"STRICT","stateDir":"/s","bpfDir":"/b","attachMode":"tcx",
         "policyWait":"1m0.5s","onPolicyUnknown":"Fail","sourceGuard":false,"extraSources":["10.0.0.1","fd00::/8"],
         "hostPathInterfaces":["vlan.eth1"],"pluginLogFile":"/l","pluginLogLevel":"DEBUG",
+        "runtimeConfig":{"portMappings":[{"HostPort":5353,"ContainerPort":53,"Protocol":"udp","HostIP":""},
+            {"hostPort":80,"containerPort":8080},{"hostPort":0,"containerPort":1,"protocol":"TCP"}],"mac":"02:00:00:00:00:01"},
         "args":{"cni":{"labels":[{"key":"app","value":"web"}]},"other":{}}"#;
     assert_eq!(
         read(text).unwrap(),
@@ -59,6 +62,16 @@ fn every_key() {
             source_guard: false,
             extra_sources: vec!["10.0.0.1".parse().unwrap(), "fd00::/8".parse().unwrap()],
             host_path_interfaces: vec!["vlan.eth1".into()],
+            host_ports: vec![
+                HostPort {
+                    protocol: Transport::Udp,
+                    port: 5353
+                },
+                HostPort {
+                    protocol: Transport::Tcp,
+                    port: 80
+                }
+            ],
             labels: Some([("app".to_owned(), "web".to_owned())].into()),
             unknown_keys: vec![],
         }
@@ -172,6 +185,18 @@ fn wrong_types_and_values() {
         (
             r#","hostPathInterfaces":["a/b"]"#,
             "read hostPathInterfaces: \"a/b\" is not the name of an interface",
+        ),
+        (
+            r#","runtimeConfig":{"portMappings":{}}"#,
+            "read runtimeConfig: expected an object whose portMappings, if any, is a list of objects, found an object",
+        ),
+        (
+            r#","runtimeConfig":{"portMappings":[{"hostPort":65536}]}"#,
+            "read runtimeConfig.portMappings: \"65536\" is not a hostPort, 1 to 65535",
+        ),
+        (
+            r#","runtimeConfig":{"portMappings":[{"hostPort":1,"protocol":"gre"}]}"#,
+            "read runtimeConfig.portMappings: \"\\\"gre\\\"\" is not a protocol: tcp, udp or sctp",
         ),
         (
             r#","pluginLogFile":1"#,

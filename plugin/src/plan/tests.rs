@@ -55,6 +55,8 @@ fn record(ifname: &str, cni_ifname: &str, ifindex: u32) -> Record {
         attached_at_monotonic_ns: None,
         source_guard: true,
         extra_sources: vec![],
+        host_ports: Vec::new(),
+        host_path_interfaces: Vec::new(),
         other: serde_json::Map::new(),
     }
 }

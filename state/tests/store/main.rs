@@ -50,6 +50,8 @@ fn record(store: &Store, container_id: &str, ifname: &str) -> Record {
         attached_at_monotonic_ns: None,
         source_guard: true,
         extra_sources: Vec::new(),
+        host_ports: Vec::new(),
+        host_path_interfaces: Vec::new(),
         other: serde_json::Map::new(),
     }
 }
