@@ -52,6 +52,25 @@ pub fn patience(bound: Duration) -> Duration {
     if emulated { bound * 10 } else { bound }
 }
 
+/// The attach modes that the running kernel has: TCX came with 6.6.
+///
+/// # Panics
+/// When the kernel does not say its release.
+#[must_use]
+pub fn attach_modes() -> &'static [&'static str] {
+    let uname = nix::sys::utsname::uname().expect("uname");
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|n| n.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) >= (Some(6), Some(6)) {
+        &["clsact", "tcx"]
+    } else {
+        eprintln!("kernel {release} has no TCX: only clsact is tested");
+        &["clsact"]
+    }
+}
+
 /// Waits until `probe` yields a value, looking every two milliseconds.
 ///
 /// # Panics

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use integration::{Chain, Node, chain, wait_until};
+use integration::{Chain, Node, attach_modes, chain, wait_until};
 use serde_json::{Value, json};
 
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -303,11 +303,19 @@ fn a_bridge_is_a_main_plugin_too() {
 fn tcx_by_choice_enforces_without_a_filter_that_tc_could_remove() {
     let node = Node::builder("add").start();
     let mut pod = node.pod("a");
-    pod.add(&Chain::ptp(
+    let chain = Chain::ptp(
         &node,
         "net",
         json!({"networkPolicyEnforcingMode": "strict", "attachMode": "tcx", "policyWait": "0s"}),
-    ));
+    );
+    if !attach_modes().contains(&"tcx") {
+        let refused = pod.try_add(&chain);
+        assert!(!refused.success());
+        assert!(refused.to_string().contains("at least 6.6"), "{refused}");
+        assert!(node.records().is_empty());
+        return;
+    }
+    pod.add(&chain);
     assert_eq!(pod.record().expect("a record")["attachMode"], "tcx");
     let veth = pod.host_veth();
     assert!(

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use integration::wire::SinkReport;
 use integration::{
-    Capture, Chain, Doc, Flood, Ipamd, Node, Pod, Server, Sink, aws, monotonic_ns, node, traffic,
-    wait_until,
+    Capture, Chain, Doc, Flood, Ipamd, Node, Pod, Server, Sink, attach_modes, aws, monotonic_ns,
+    node, traffic, wait_until,
 };
 use serde_json::json;
 
@@ -196,7 +196,7 @@ fn strict_through_amazons_chain_lets_not_one_packet_through_from_the_attachment_
 
 #[test]
 fn strict_lets_not_one_packet_through_in_either_family_or_attach_mode() {
-    for attach in ["clsact", "tcx"] {
+    for attach in attach_modes() {
         let node = Node::builder("first").start();
         let _companion = node.companion();
         let mut pod = node.pod("a");
