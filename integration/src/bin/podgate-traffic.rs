@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use integration::frames::{self, Summary};
+use integration::patience;
 use integration::streams::Target;
 use integration::streams::ends::{self, Streams};
 use integration::wire::{FloodReport, STAMP_LEN, SinkReport, SourceCount, Stamp, monotonic_ns};
@@ -416,9 +417,9 @@ fn knock(to: SocketAddr, from: Option<SocketAddr>, timeout: Duration) {
     let start = Instant::now();
     say(&json!({"event": "ready"}));
     let mut tries = 0_u64;
-    while start.elapsed() < timeout {
+    while start.elapsed() < patience(timeout) {
         tries += 1;
-        if attempt(to, false, from, Duration::from_millis(5)).is_ok() {
+        if attempt(to, false, from, patience(Duration::from_millis(5))).is_ok() {
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
