@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, interval, timeout_at};
 
 use super::expect::Protocol;
@@ -45,6 +45,7 @@ pub enum Outcome {
 struct Batch {
     targets: Vec<Target>,
     patience: Duration,
+    at_once: Arc<Semaphore>,
     reply: oneshot::Sender<Vec<Outcome>>,
 }
 
@@ -129,13 +130,19 @@ impl Prober {
         }
     }
 
-    /// Tries all at once; each has `patience`.
+    /// Tries as many at once as `at_once` has permits; each has `patience` from its begin.
     #[must_use]
-    pub fn ask(&self, targets: Vec<Target>, patience: Duration) -> Replies {
+    pub fn ask(
+        &self,
+        targets: Vec<Target>,
+        patience: Duration,
+        at_once: &Arc<Semaphore>,
+    ) -> Replies {
         let (sender, reply) = oneshot::channel();
         let batch = Batch {
             targets,
             patience,
+            at_once: at_once.clone(),
             reply: sender,
         };
         if let Some(batches) = &self.batches {
@@ -178,11 +185,10 @@ async fn live(
         return;
     }
     while let Some(batch) = inbox.recv().await {
-        let deadline = Instant::now() + batch.patience;
         let tries: Vec<_> = batch
             .targets
             .into_iter()
-            .map(|target| tokio::spawn(attempt(target, deadline)))
+            .map(|target| tokio::spawn(attempt(target, batch.patience, batch.at_once.clone())))
             .collect();
         let mut outcomes = Vec::with_capacity(tries.len());
         for one in tries {
@@ -250,7 +256,10 @@ fn listen(protocol: Protocol, port: u16) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn attempt(target: Target, deadline: Instant) -> Outcome {
+async fn attempt(target: Target, patience: Duration, at_once: Arc<Semaphore>) -> Outcome {
+    // Nobody closes it.
+    let _permit = at_once.acquire_owned().await;
+    let deadline = Instant::now() + patience;
     let tried = async {
         match target.protocol {
             Protocol::Udp => ask_udp(target).await,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use super::case::{Case, Mode, Step};
 use super::expect::Sides;
 use super::prober::{self, Outcome};
@@ -13,6 +15,8 @@ use crate::{Node, patience};
 const ANSWER: Duration = Duration::from_secs(3);
 /// How long silence must last to count as a drop, at least, and at most where answers are slow.
 const SILENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// So many connections are opened at once: with thousands of them an emulated machine answers none in time.
+const AT_ONCE: usize = 256;
 /// So many wrong probes of a step are told in full.
 const TOLD: usize = 12;
 
@@ -217,7 +221,7 @@ fn ask_again(world: &World<'_>, open: &[Probe], outcomes: &mut [Outcome]) -> Res
         return Ok(0);
     }
     let probes: Vec<Probe> = missing.iter().map(|index| open[*index].clone()).collect();
-    let again = world.run(&probes, patience(ANSWER))?;
+    let again = world.run(&probes, patience(ANSWER), AT_ONCE)?;
     for (index, outcome) in missing.iter().zip(again) {
         outcomes[*index] = outcome;
     }
@@ -229,11 +233,12 @@ fn ask_again(world: &World<'_>, open: &[Probe], outcomes: &mut [Outcome]) -> Res
 fn judge(world: &World<'_>, probes: Vec<Probe>, report: &mut Report) -> Result<(), String> {
     let (open, closed): (Vec<_>, Vec<_>) = probes.into_iter().partition(|probe| probe.open);
     let begin = Instant::now();
-    let mut outcomes = world.run(&open, patience(ANSWER))?;
+    let mut outcomes = world.run(&open, patience(ANSWER), AT_ONCE)?;
     let (least, most) = SILENCE;
     let silence = (begin.elapsed() * 2).clamp(least, most);
     report.late += ask_again(world, &open, &mut outcomes)?;
-    outcomes.extend(world.run(&closed, patience(silence))?);
+    // Nothing of these is answered, so they keep nobody busy: all at once.
+    outcomes.extend(world.run(&closed, patience(silence), Semaphore::MAX_PERMITS)?);
     report.steps += 1;
     report.slow += usize::from(silence > least);
     report.open += open.len();

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::case::{Mode, Recycled};
 use super::cluster::{self, Service};
@@ -442,11 +444,17 @@ impl<'n> World<'n> {
         }
     }
 
-    /// Runs probes, all at once; returns the outcome of each.
+    /// Runs probes, so many at once; returns the outcome of each.
     ///
     /// # Errors
     /// When a prober died.
-    pub fn run(&self, probes: &[Probe], patience: Duration) -> Result<Vec<Outcome>, String> {
+    pub fn run(
+        &self,
+        probes: &[Probe],
+        patience: Duration,
+        at_once: usize,
+    ) -> Result<Vec<Outcome>, String> {
+        let at_once = Arc::new(Semaphore::new(at_once));
         let mut by_place: Vec<Vec<usize>> = vec![Vec::new(); self.probers.len()];
         for (index, probe) in probes.iter().enumerate() {
             by_place[probe.from].push(index);
@@ -459,6 +467,7 @@ impl<'n> World<'n> {
                 prober.ask(
                     indexes.iter().map(|index| probes[*index].target).collect(),
                     patience,
+                    &at_once,
                 )
             })
             .collect();
