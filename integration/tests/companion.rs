@@ -1,7 +1,7 @@
 //! The companion away, back, stopped, and what it repairs.
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use integration::{Chain, Doc, Flood, Node, Pod, Server, Session, Sink, node, traffic, wait_until};
 use serde_json::{Value, json};
@@ -36,13 +36,8 @@ fn without_a_companion_deny_waits_and_opens_when_it_comes() {
     let node = Node::builder("away").start();
     node.put_policy("in.yaml", &let_first_in());
     let mut pod = node.pod("web");
-    let start = Instant::now();
-    pod.add(&chain(&node, json!({"networkPolicyEnforcingMode": "standard", "policyWait": "300ms", "onPolicyUnknown": "deny"})));
-    assert!(
-        start.elapsed() < Duration::from_secs(3),
-        "nobody to wait for: {:?}",
-        start.elapsed()
-    );
+    // Nobody to wait for: otherwise the harness would give the call up.
+    pod.add(&chain(&node, json!({"networkPolicyEnforcingMode": "standard", "policyWait": "10m", "onPolicyUnknown": "deny"})));
     let _server = Server::start(&pod.place(), &[80], &[]);
     assert_eq!(
         (reaches(&node, &pod, 0), reaches(&node, &pod, 1)),
@@ -213,11 +208,10 @@ fn filters_and_qdiscs_that_somebody_removes_are_back_within_a_second_and_nothing
             .cmd("sh")
             .args(["-c", &damage.replace("$V", &veth)])
             .run();
-        let took = wait_until(&format!("`{damage}` is repaired"), 3 * SECOND, || {
+        let took = wait_until(&format!("`{damage}` is repaired"), SECOND, || {
             node.is_enforced(&veth)
         });
         println!("`{damage}` repaired within {took:?}");
-        assert!(took < SECOND, "`{damage}`: {took:?}");
     }
     let moment = integration::monotonic_ns();
     wait_until("the generator goes on", 5 * SECOND, || {
@@ -246,10 +240,9 @@ fn pins_that_somebody_removes_are_back_within_a_second() {
         let path = node.inside(node.bpf_dir().join(pin));
         std::fs::remove_file(&path)
             .unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
-        let took = wait_until(&format!("the pin {pin} is back"), 3 * SECOND, || {
+        wait_until(&format!("the pin {pin} is back"), SECOND, || {
             node.pins() == pins
         });
-        assert!(took < SECOND, "{pin}: {took:?}");
     }
     assert!(node.is_enforced(&pod.host_veth()));
 }
@@ -267,12 +260,10 @@ fn what_was_removed_while_it_was_away_is_repaired_within_two_seconds_of_its_star
     companion.stop();
     node.sh(&format!("tc qdisc del dev {veth} clsact"));
     assert!(!node.is_enforced(&veth));
-    let start = Instant::now();
     let _companion = node.companion();
-    wait_until("the filters are back", 4 * SECOND, || {
+    wait_until("the filters are back", 2 * SECOND, || {
         node.is_enforced(&veth)
     });
-    assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
     let _server = Server::start(&pod.place(), &[80], &[]);
     assert!(traffic::tcp(&node.outside(), pod.v4(), 80).is_silent());
 }
