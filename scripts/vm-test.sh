@@ -2,12 +2,12 @@
 # Boots another kernel over this machine's file system (read-only), runs a command in it as root and ends with its code.
 #
 #   scripts/vm-test.sh 5.10|6.1|6.12 [COMMAND [ARGUMENT...]]
-#   scripts/vm-test.sh 6.1 --full
+#   scripts/vm-test.sh 6.1 --full [TEST...]
 #   scripts/vm-test.sh 6.1 sh -c 'uname -r; tc -V'
 #
 # Without a command: the programs load and pods are enforced (the tests whose names begin with `kernel_`), built here
-# beforehand. --full: all tests of enforcer/ and integration/ but the conformance run, whose thousands of connections at
-# once an emulated machine does not answer in time; give it an hour and more by PODGATE_VM_TIMEOUT. In the machine:
+# beforehand. --full: all tests of enforcer/ and integration/, or those of the test executables named (attacks, policy, ...);
+# give it hours by PODGATE_VM_TIMEOUT. In the machine:
 # /sys/fs/bpf is a bpffs, /tmp, /run and /var are memory, PODGATE_VM is the kernel's series, $PODGATE_VM_DIR is a folder that
 # stays behind where it is set on the outside.
 # A machine that hangs is ended after PODGATE_VM_TIMEOUT seconds (900). It is emulated, so everything is slow: 10 to 30 s to
@@ -26,7 +26,13 @@ if [ ! -e "$kernel" ] || ! command -v vng >/dev/null; then
 fi
 
 full=
-if [ "${1:-}" = --full ]; then full=1 && shift; fi
+wanted='[]'
+if [ "${1:-}" = --full ]; then
+  full=1
+  shift
+  wanted=$(jq -cn '$ARGS.positional' --args -- "$@")
+  set --
+fi
 
 # Test executables of packages; the last argument says what of each, as jq does.
 test_executables() {
@@ -42,7 +48,7 @@ kernel_tests() {
   local executables executable names
   if [ -n "$full" ]; then
     # Each in its crate's folder, as cargo runs it.
-    test_executables -p enforcer -p integration 'select(.target.name != "conformance") | "env -C \(.manifest_path | rtrimstr("/Cargo.toml")) \(.executable)"'
+    test_executables -p enforcer -p integration "select(.target.name as \$name | $wanted | . == [] or index(\$name) != null)"' | "env -C \(.manifest_path | rtrimstr("/Cargo.toml")) \(.executable)"'
     return
   fi
   executables=$(test_executables --workspace .executable)
@@ -61,7 +67,7 @@ fi
 tests=
 if [ $# -eq 0 ]; then
   tests=$(kernel_tests)
-  [ -n "$tests" ] || die 'no test is named kernel_*'
+  [ -n "$tests" ] || die 'there are no such tests'
 fi
 # shellcheck disable=SC2016 # what is in single quotes is the machine's
 {
@@ -92,7 +98,7 @@ GUEST
 chmod +x "$folder/run"
 rm -f "$folder/status"
 
-step "kernel $series ($(cat "$PODGATE_CACHE/versions/linux-$series")): ${*:-kernel tests}"
+step "kernel $series ($(cat "$PODGATE_CACHE/versions/linux-$series")): ${*:-${full:+all }kernel tests}"
 # Hardware virtualisation hangs on some hosts (a nested /dev/kvm that never comes back), and vng shows output on a pipe only. What a
 # newer processor has (five levels of pages, SMAP) is what emulating it costs: 5.10 is 2.5 times as fast on this one. Security modules
 # have no part in what is tested.
