@@ -160,7 +160,7 @@ impl Env for Tables<'_> {
             FlowValue {
                 judged: read_volatile(&raw const (*value).judged),
                 seen: (*value).seen,
-                state: 0,
+                state: (*value).state,
             }
         })
     }

@@ -6,7 +6,7 @@ use crate::flow::{
     STATE_SYN, TIMEOUT_FRAGMENT, expired, next_state, stale, ticks, timeout_seconds,
 };
 use crate::layout::{
-    Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
+    Addr, Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
 };
 use crate::neighbour::{arp, discovery, is_host, is_own};
 use crate::packet::{
@@ -93,22 +93,37 @@ fn packet<E: Env, F: Frame>(
         return reason;
     }
     if work.packet.is_arp() {
-        return arp(env, frame, endpoint, guard, direction, work);
+        return arp(env, frame, meta, endpoint, guard, direction, work);
     }
     if work.packet.family == V6 && (is_mapped(&work.packet.src.0) || is_mapped(&work.packet.dst.0))
     {
         return Reason::MappedAddress;
     }
-    if let Some(reason) = discovery(env, frame, endpoint, guard, direction, word.epoch(), work) {
+    if let Some(reason) = discovery(
+        env,
+        frame,
+        meta,
+        endpoint,
+        guard,
+        direction,
+        word.epoch(),
+        work,
+    ) {
         return reason;
     }
     // Written well before the look-up reads it: a wide load right behind narrow stores waits for them.
     work.flow.fill(endpoint.life, &work.packet, direction);
     let tag = work.flow.tag();
-    if guard && direction as u8 == Direction::Egress as u8 {
-        let src = work.packet.src;
-        if !is_own(env, endpoint, work.packet.family, &src, work) {
-            return Reason::SpoofedAddress;
+    if guard {
+        let (address, wrong) = match direction {
+            Direction::Egress => (work.packet.src, Reason::SpoofedAddress),
+            Direction::Ingress => (work.packet.dst, Reason::NotForPod),
+        };
+        // On a bridge a frame reaches whose MAC address it has, whatever address its sender's policy was asked about.
+        let of_a_group = direction as u8 == Direction::Ingress as u8
+            && (work.packet.dst_mac.is_group() || is_group(work.packet.family, &address));
+        if !of_a_group && !is_own(env, endpoint, work.packet.family, &address, work) {
+            return wrong;
         }
     }
     let Some(config) = env.config() else {
@@ -116,7 +131,7 @@ fn packet<E: Env, F: Frame>(
     };
     let now = ticks(env.jiffies());
     if work.packet.fragment == FRAGMENT_LATER {
-        return later_fragment(env, endpoint, word, direction, config.hz, now, work);
+        return later_fragment(env, meta, endpoint, word, direction, config.hz, now, work);
     }
 
     let found = if work.packet.is_icmp_error() {
@@ -145,11 +160,22 @@ fn packet<E: Env, F: Frame>(
         work.value = FlowValue {
             judged: judged.0,
             seen: now,
-            state: 0,
+            state: meta.ingress_ifindex,
         };
         env.put_fragment(&work.fragment, &work.value);
     }
     reason
+}
+
+/// Multicast, and IPv4's broadcast to all.
+#[inline(always)]
+const fn is_group(family: u8, addr: &Addr) -> bool {
+    let first = addr.0[0].to_ne_bytes()[0];
+    if family == V6 {
+        first == 0xff
+    } else {
+        first & 0xf0 == 0xe0 || addr.0[0] == u32::MAX
+    }
 }
 
 /// ::ffff:0:0/96.
@@ -178,9 +204,15 @@ fn link_layer(
     }
 }
 
+/// A later fragment follows its first, by the same way: what is let in because the host sends it cannot be completed by others.
 #[inline(always)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
 fn later_fragment<E: Env>(
     env: &E,
+    meta: &Meta,
     endpoint: &Endpoint,
     word: PolicyWord,
     direction: Direction,
@@ -196,6 +228,7 @@ fn later_fragment<E: Env>(
     if judged.epoch() == word.epoch()
         && judged.tag() == work.fragment.tag()
         && judged.allowed()
+        && value.state == meta.ingress_ifindex
         && !expired(now, value.seen, hz, TIMEOUT_FRAGMENT)
     {
         Reason::LaterFragment
@@ -325,6 +358,14 @@ fn find<E: Env>(
         // The tuple is the host's or the pod's own, but this packet came in by a device.
         return Found::Ask(direction, Why::Once);
     }
+    if direction as u8 == Direction::Egress as u8
+        && (judged.kind() as u8 == Kind::Itself as u8
+            || stale && from_opener && judged.kind() as u8 == Kind::Host as u8)
+        && handed_on(env, config, &work.packet)
+    {
+        // What the host hands on now, or would once its own tracking of this flow has ended, is for policy.
+        return Found::Ask(direction, Why::Once);
+    }
     let mut allowed = judged.allowed();
     if judged.epoch() != word.epoch() {
         match judged.kind() {
@@ -397,6 +438,9 @@ fn local_origin<E: Env>(env: &E, meta: &Meta, packet: &Packet) -> bool {
 /// Whether a packet of a known tuple opens a new connection.
 #[inline(always)]
 const fn opens_again(packet: &Packet, from_opener: bool, state: u32) -> bool {
+    if packet.opens_sctp() {
+        return !from_opener;
+    }
     if !packet.is_bare_syn() {
         return false;
     }
@@ -488,15 +532,21 @@ fn host_takes<E: Env>(env: &E, config: &Config, packet: &Packet) -> bool {
     if packet.protocol != proto::TCP && packet.protocol != proto::UDP {
         return false;
     }
+    !handed_on(env, config, packet) && env.host_socket(packet)
+}
+
+/// Whether the host hands on what comes to the port: NodePorts, hostPorts, tunnels.
+#[inline(always)]
+fn handed_on<E: Env>(env: &E, config: &Config, packet: &Packet) -> bool {
     let port = u16::from_be(packet.dst_port_be);
     if port >= config.node_port_first && port <= config.node_port_last {
-        return false;
+        return true;
     }
     let key = HostPortKey {
         protocol: u16::from(packet.protocol),
         port_be: packet.dst_port_be,
     };
-    !env.host_port(&key) && env.host_socket(packet)
+    env.host_port(&key)
 }
 
 /// Carries out what policy answered.
@@ -578,9 +628,13 @@ fn record<E: Env>(
     reason: Reason,
     work: &mut Work,
 ) -> Reason {
-    // A stray RST leaves no state, and neither does an echo reply that nobody asked for.
-    if work.packet.protocol == proto::TCP && work.packet.tcp_flags & tcp::RST != 0
+    // A stray RST or SYN ACK leaves no state, and neither does an echo reply that nobody asked for, nor what a pod sends to
+    // the very address that it sends from: both of its hooks know it by itself.
+    let flags = work.packet.tcp_flags;
+    if work.packet.protocol == proto::TCP
+        && (flags & tcp::RST != 0 || flags & tcp::SYN != 0 && flags & tcp::ACK != 0)
         || work.packet.echo == ECHO_REPLY
+        || judged.kind() as u8 == Kind::Itself as u8 && work.flow.local.same(&work.flow.remote)
     {
         return reason;
     }
@@ -611,10 +665,11 @@ fn record<E: Env>(
             let fair = u64::from(config.fair_share);
             let limit = u64::from(config.flow_limit);
             let short = all >= limit - limit / 4;
-            if (short && live >= fair)
-                || all >= limit
-                || unanswered >= u64::from(config.unanswered_limit)
-            {
+            // Whoever may reach the pod can leave flows unanswered; they never take the pod's own half.
+            let others = judged.kind() as u8 == Kind::Policy as u8
+                && judged.opener() as u8 == Direction::Ingress as u8;
+            let most = u64::from(config.unanswered_limit) >> u32::from(others);
+            if (short && live >= fair) || all >= limit || unanswered >= most {
                 return Reason::ShareFull;
             }
             if create(env, endpoint.slot, work) {

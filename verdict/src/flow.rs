@@ -124,7 +124,7 @@ impl FlowKey {
         self.echo = if packet.echo == ECHO_NONE {
             0
         } else if packet.echo == ECHO_OTHER {
-            ICMP_PAIR + (packet.icmp_type as u16).div_ceil(2)
+            ICMP_PAIR + (packet.message_type as u16).div_ceil(2)
         } else if (packet.echo == ECHO_REQUEST) == (direction as u8 == Direction::Egress as u8) {
             ECHO_ASKED_BY_POD
         } else {

@@ -2,7 +2,7 @@
 //!
 //! They pass only within the link: a neighbour message to a far address would be forwarded, and is a tunnel.
 
-use crate::env::{Env, Flow, Frame, Work};
+use crate::env::{Env, Flow, Frame, Meta, Work};
 use crate::flow::{Judged, Kind, TIMEOUT_OTHER, expired, ticks};
 use crate::layout::{Addr, Direction, Endpoint, FlowValue, V4, V6};
 use crate::packet::proto;
@@ -13,11 +13,19 @@ const ROUTER_ADVERTISEMENT_V4: u8 = 9;
 const MLD_QUERY: u8 = 130;
 const MLD_REPORT: u8 = 131;
 const MLD_DONE: u8 = 132;
+const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 const MLD2_REPORT: u8 = 143;
+
+/// Longest frame of ARP: what Ethernet pads to, and a tag.
+const MOST_ARP: u32 = 64;
+/// Longest frame of a pod's neighbour or router solicitation or advertisement: its addresses, two options, and something in front.
+const MOST_DISCOVERY: u32 = 128;
+/// Most options of such a message.
+const MOST_OPTIONS: u32 = 4;
 
 /// Whether the address begins with a byte and, under a mask, with a second one.
 #[inline(always)]
@@ -75,11 +83,16 @@ pub fn is_own<E: Env>(
 pub fn arp<E: Env, F: Frame>(
     env: &E,
     frame: &F,
+    meta: &Meta,
     endpoint: &Endpoint,
     guard: bool,
     direction: Direction,
     work: &mut Work,
 ) -> Reason {
+    // Behind the 28 bytes there is padding at most: on a bridge the rest would be a letter to a neighbour.
+    if meta.len > MOST_ARP {
+        return Reason::BadHeader;
+    }
     let mut h = [0u8; 28];
     if !frame.load(work.packet.l4, &mut h) {
         return Reason::Truncated;
@@ -120,9 +133,14 @@ pub fn arp<E: Env, F: Frame>(
 
 /// Judges the ICMP messages of the link; `None` where the packet is none of them or has to be judged by policy.
 #[inline(always)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
 pub fn discovery<E: Env, F: Frame>(
     env: &E,
     frame: &F,
+    meta: &Meta,
     endpoint: &Endpoint,
     guard: bool,
     direction: Direction,
@@ -130,7 +148,7 @@ pub fn discovery<E: Env, F: Frame>(
     work: &mut Work,
 ) -> Option<Reason> {
     let p = &work.packet;
-    let kind = p.icmp_type;
+    let kind = p.message_type;
     if p.family == V4 {
         let router =
             p.protocol == proto::ICMP && (kind == REDIRECT_V4 || kind == ROUTER_ADVERTISEMENT_V4);
@@ -167,7 +185,7 @@ pub fn discovery<E: Env, F: Frame>(
             }
             Some(Reason::Neighbour)
         }
-        Direction::Egress => Some(from_pod(env, frame, endpoint, guard, kind, work)),
+        Direction::Egress => Some(from_pod(env, frame, meta, endpoint, guard, kind, work)),
     }
 }
 
@@ -175,6 +193,7 @@ pub fn discovery<E: Env, F: Frame>(
 fn from_pod<E: Env, F: Frame>(
     env: &E,
     frame: &F,
+    meta: &Meta,
     endpoint: &Endpoint,
     guard: bool,
     kind: u8,
@@ -197,7 +216,11 @@ fn from_pod<E: Env, F: Frame>(
             Reason::SpoofedNeighbour
         };
     }
-    if work.packet.hop_limit != 255 {
+    if work.packet.hop_limit != 255 || meta.len > MOST_DISCOVERY {
+        return Reason::SpoofedNeighbour;
+    }
+    let fixed = if kind == ROUTER_SOLICITATION { 8 } else { 24 };
+    if guard && !own_link_layer(frame, endpoint, work.packet.l4 + fixed, work.packet.end) {
         return Reason::SpoofedNeighbour;
     }
     if kind == NEIGHBOUR_SOLICITATION || kind == NEIGHBOUR_ADVERTISEMENT {
@@ -223,6 +246,37 @@ fn from_pod<E: Env, F: Frame>(
     } else {
         Reason::SpoofedNeighbour
     }
+}
+
+/// Whether the options of a discovery message, which stand between two offsets, name no link-layer address but the pod's.
+#[inline(always)]
+fn own_link_layer<F: Frame>(frame: &F, endpoint: &Endpoint, from: u32, end: u32) -> bool {
+    const SOURCE: u8 = 1;
+    const TARGET: u8 = 2;
+    let mac = &endpoint.mac;
+    let mut at = from;
+    for _ in 0..MOST_OPTIONS {
+        if at >= end {
+            return true;
+        }
+        let mut o = [0u8; 8];
+        if at + 8 > end || !frame.load(at, &mut o) || o[1] == 0 {
+            return false;
+        }
+        let link_layer = o[0] == SOURCE || o[0] == TARGET;
+        let own = o[1] == 1
+            && o[2] == mac[0]
+            && o[3] == mac[1]
+            && o[4] == mac[2]
+            && o[5] == mac[3]
+            && o[6] == mac[4]
+            && o[7] == mac[5];
+        if link_layer && !own {
+            return false;
+        }
+        at += u32::from(o[1]) * 8;
+    }
+    at >= end
 }
 
 /// Whether the address is in the host set.

@@ -36,6 +36,9 @@ pub mod tcp {
     pub const ACK: u8 = 16;
 }
 
+/// The chunk by which an SCTP association begins.
+const SCTP_INIT: u8 = 1;
+
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -75,8 +78,8 @@ pub struct Packet {
     pub fragment: u8,
     /// TCP flags.
     pub tcp_flags: u8,
-    /// ICMP type.
-    pub icmp_type: u8,
+    /// ICMP type, or type of SCTP's first chunk (0, data, where there is none).
+    pub message_type: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// 1 if the IPv6 packet has a fragment header, atomic ones included.
@@ -202,7 +205,7 @@ impl Packet {
         protocol: 0,
         fragment: FRAGMENT_NONE,
         tcp_flags: 0,
-        icmp_type: 0,
+        message_type: 0,
         hop_limit: 0,
         fragment_header: 0,
         echo: ECHO_NONE,
@@ -238,10 +241,16 @@ impl Packet {
         self.is_icmp()
             && self.fragment == FRAGMENT_NONE
             && if self.family == V4 {
-                matches!(self.icmp_type, 3 | 4 | 11 | 12)
+                matches!(self.message_type, 3 | 4 | 11 | 12)
             } else {
-                self.icmp_type >= 1 && self.icmp_type <= 4
+                self.message_type >= 1 && self.message_type <= 4
             }
+    }
+
+    /// Whether this opens an SCTP association; a first fragment that holds no chunk could.
+    #[inline(always)]
+    pub const fn opens_sctp(&self) -> bool {
+        self.protocol == proto::SCTP && self.message_type == SCTP_INIT
     }
 
     /// Whether this opens a TCP connection.
@@ -583,7 +592,7 @@ const fn least_transport(protocol: u8) -> u32 {
 /// What tells one packet of a flow from another.
 struct Marks {
     tcp_flags: u8,
-    icmp_type: u8,
+    message_type: u8,
     echo: u8,
 }
 
@@ -597,12 +606,12 @@ fn read_transport<F: Frame>(
 ) -> Result<(), Reason> {
     let mut marks = Marks {
         tcp_flags: 0,
-        icmp_type: 0,
+        message_type: 0,
         echo: ECHO_NONE,
     };
     let result = read_marks(frame, transport, packet, head, &mut marks);
     packet.tcp_flags = marks.tcp_flags;
-    packet.icmp_type = marks.icmp_type;
+    packet.message_type = marks.message_type;
     packet.echo = marks.echo;
     result
 }
@@ -657,8 +666,8 @@ fn read_marks<F: Frame>(
         )
     };
     if packet.protocol == proto::ICMP || packet.protocol == proto::ICMPV6 {
-        marks.icmp_type = first.to_ne_bytes()[0];
-        marks.echo = note_echo(packet, marks.icmp_type, third.0);
+        marks.message_type = first.to_ne_bytes()[0];
+        marks.echo = note_echo(packet, marks.message_type, third.0);
         return Ok(());
     }
     packet.src_port_be = first;
@@ -675,7 +684,22 @@ fn read_marks<F: Frame>(
             return Err(Reason::BadHeader);
         }
     }
+    if packet.protocol == proto::SCTP {
+        marks.message_type = if has_chunk(packet) {
+            fourth.0.to_ne_bytes()[0]
+        } else if packet.fragment == FRAGMENT_FIRST {
+            SCTP_INIT
+        } else {
+            0
+        };
+    }
     Ok(())
+}
+
+/// Whether an SCTP packet has the header of a chunk.
+#[inline(always)]
+const fn has_chunk(packet: &Packet) -> bool {
+    packet.end - packet.l4 >= 16
 }
 
 /// Loads what is read of a transport header that is not in the head, to where it stands behind a plain IPv4 header.
@@ -687,7 +711,7 @@ fn load_transport<F: Frame>(frame: &F, packet: &Packet, head: &mut Head) -> Resu
     }
     head.0[Head::BEHIND_V4] = u32::from_ne_bytes([h[0], h[1], h[2], h[3]]);
     head.0[Head::BEHIND_V4 + 1] = u32::from_ne_bytes([h[4], h[5], h[6], h[7]]);
-    if packet.protocol == proto::TCP {
+    if packet.protocol == proto::TCP || packet.protocol == proto::SCTP && has_chunk(packet) {
         let mut h = [0u8; 4];
         if !frame.load(packet.l4 + 12, &mut h) {
             return Err(Reason::Truncated);
@@ -699,7 +723,7 @@ fn load_transport<F: Frame>(frame: &F, packet: &Packet, head: &mut Head) -> Resu
 
 /// The identifier of an echo is the port of the side that asks; the mark of the message's type.
 #[inline(always)]
-fn note_echo(packet: &mut Packet, icmp_type: u8, id: u16) -> u8 {
+fn note_echo(packet: &mut Packet, message_type: u8, id: u16) -> u8 {
     if !packet.is_icmp() {
         return ECHO_NONE;
     }
@@ -708,10 +732,10 @@ fn note_echo(packet: &mut Packet, icmp_type: u8, id: u16) -> u8 {
     } else {
         (128, 129)
     };
-    if icmp_type == request {
+    if message_type == request {
         packet.src_port_be = id;
         ECHO_REQUEST
-    } else if icmp_type == reply {
+    } else if message_type == reply {
         packet.dst_port_be = id;
         ECHO_REPLY
     } else {

@@ -356,7 +356,7 @@ pub fn seen(wire: &Wire) -> Option<Seen> {
         dst: p.dst.to_ip(p.family),
         protocol: p.protocol,
         ports: ports.then(|| (u16::from_be(p.src_port_be), u16::from_be(p.dst_port_be))),
-        icmp: icmp.then_some(p.icmp_type),
+        icmp: icmp.then_some(p.message_type),
         part,
     })
 }
