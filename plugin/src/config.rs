@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -379,7 +380,7 @@ fn host_ports(config: &Object) -> Result<Vec<HostPort>, Error> {
         .collect())
 }
 
-/// The node's side of one mapping; `None` where it has none.
+/// The node's side of one mapping; `None` where it has none, or one of the node's loopback addresses, which no pod can reach.
 fn host_port(mapping: &serde_json::Map<String, Value>) -> Result<Option<HostPort>, Error> {
     let member = |name: &str| {
         let mut members = mapping.iter();
@@ -407,7 +408,11 @@ fn host_port(mapping: &serde_json::Map<String, Value>) -> Result<Option<HostPort
             _ => return Err(wrong(value, "a protocol: tcp, udp or sctp")),
         },
     };
-    Ok((port > 0).then_some(HostPort { protocol, port }))
+    let address = member("hostIP")
+        .as_str()
+        .and_then(|ip| ip.parse::<IpAddr>().ok());
+    let reachable = !address.is_some_and(|address| address.is_loopback());
+    Ok((port > 0 && reachable).then_some(HostPort { protocol, port }))
 }
 
 /// `args.cni.labels`, the convention for labels in a CNI call: a list of {key, value}.

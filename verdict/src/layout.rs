@@ -210,7 +210,7 @@ pub struct FlowValue {
     pub judged: u64,
     /// Time of the last packet, in [`crate::flow::TICK_JIFFIES`] jiffies.
     pub seen: u32,
-    /// See `crate::flow::STATE_*`.
+    /// See `crate::flow::STATE_*`; of a first fragment the interface by which it came.
     pub state: u32,
 }
 

@@ -219,10 +219,6 @@ fn from_pod<E: Env, F: Frame>(
     if work.packet.hop_limit != 255 || meta.len > MOST_DISCOVERY {
         return Reason::SpoofedNeighbour;
     }
-    let fixed = if kind == ROUTER_SOLICITATION { 8 } else { 24 };
-    if guard && !own_link_layer(frame, endpoint, work.packet.l4 + fixed, work.packet.end) {
-        return Reason::SpoofedNeighbour;
-    }
     if kind == NEIGHBOUR_SOLICITATION || kind == NEIGHBOUR_ADVERTISEMENT {
         let mut t = [0u8; 24];
         if !frame.load(work.packet.l4, &mut t) {
@@ -236,6 +232,10 @@ fn from_pod<E: Env, F: Frame>(
         if guard && claims && !is_own(env, endpoint, V6, &target, work) {
             return Reason::SpoofedNeighbour;
         }
+    }
+    let fixed = if kind == ROUTER_SOLICITATION { 8 } else { 24 };
+    if guard && !own_link_layer(frame, endpoint, work.packet.l4 + fixed, work.packet.end) {
+        return Reason::SpoofedNeighbour;
     }
     if is_link_local(&dst)
         || is_link_multicast(&dst)
@@ -256,7 +256,7 @@ fn own_link_layer<F: Frame>(frame: &F, endpoint: &Endpoint, from: u32, end: u32)
     let mac = &endpoint.mac;
     let mut at = from;
     for _ in 0..MOST_OPTIONS {
-        if at >= end {
+        if at == end {
             return true;
         }
         let mut o = [0u8; 8];
@@ -276,7 +276,7 @@ fn own_link_layer<F: Frame>(frame: &F, endpoint: &Endpoint, from: u32, end: u32)
         }
         at += u32::from(o[1]) * 8;
     }
-    at >= end
+    at == end
 }
 
 /// Whether the address is in the host set.

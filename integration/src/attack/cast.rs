@@ -65,7 +65,8 @@ impl Values {
     pub fn fresh() -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut mark = *b"ATTACK\0\0";
+        // Also an option of neighbour discovery, as long as its second byte says.
+        let mut mark = *b"A\x01TACK\0\0";
         mark[6..].copy_from_slice(&number.to_be_bytes());
         Self {
             ports: [10_000 + number, 40_000 + number],

@@ -98,6 +98,38 @@ attacks! {
         twin: &["jail: arp request jail > jail-gateway"],
     }
 
+    /// ARP with a letter behind it: on a bridge it reaches whom it likes.
+    kernel_attack_arp_with_a_letter {
+        frames: &["jail: pad=600 arp request jail > jail-gateway"],
+        seen: Seen::FromPod("jail", 0x0806),
+        dropped: "jail egress/bad-header",
+        twin: &["jail: pad=18 arp request jail > jail-gateway"],
+    }
+
+    /// A neighbour advertisement with a letter among its options.
+    neighbour_message_with_a_letter {
+        frames: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark hex=0e3f data=502"],
+        seen: Seen::FromPod("jail", 0x86dd),
+        dropped: "jail egress/spoofed-neighbour",
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark"],
+    }
+
+    /// The own address at another's hardware address, in an option: the node's answers would go there.
+    advertises_itself_at_another_hardware_address {
+        frames: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail hex=0201deadbeef0001 mark"],
+        seen: Seen::FromPod("jail", 0x86dd),
+        dropped: "jail egress/spoofed-neighbour",
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark"],
+    }
+
+    /// A frame for the pod's hardware address with a packet for somebody else: on a bridge two pods speak past the sender's policy.
+    addressed_to_another_but_sent_to_the_pod {
+        frames: &["victim-gateway: v4 friend > stranger tcp $S > 80 syn mark"],
+        seen: Seen::At("victim"),
+        dropped: "victim ingress/not-for-pod",
+        twin: &["outside: v4 friend > victim tcp $S > 80 syn mark"],
+    }
+
     /// A neighbour advertisement for another pod's address.
     advertises_anothers_address {
         frames: &["jail: v6 jail-local > jail-gateway-local hop=255 na neighbour mark"],

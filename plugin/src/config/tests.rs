@@ -45,7 +45,8 @@ fn every_key() {
         "policyWait":"1m0.5s","onPolicyUnknown":"Fail","sourceGuard":false,"extraSources":["10.0.0.1","fd00::/8"],
         "hostPathInterfaces":["vlan.eth1"],"pluginLogFile":"/l","pluginLogLevel":"DEBUG",
         "runtimeConfig":{"portMappings":[{"HostPort":5353,"ContainerPort":53,"Protocol":"udp","HostIP":""},
-            {"hostPort":80,"containerPort":8080},{"hostPort":0,"containerPort":1,"protocol":"TCP"}],"mac":"02:00:00:00:00:01"},
+            {"hostPort":80,"containerPort":8080},{"hostPort":0,"containerPort":1,"protocol":"TCP"},
+            {"hostPort":53,"containerPort":53,"hostIP":"127.0.0.9"}],"mac":"02:00:00:00:00:01"},
         "args":{"cni":{"labels":[{"key":"app","value":"web"}]},"other":{}}"#;
     assert_eq!(
         read(text).unwrap(),
