@@ -325,11 +325,11 @@ fn remember<E: Env>(
         seen: now,
         state: 0,
     };
-    // Bounded like all that somebody else can make without an answer of the pod's.
+    // Bounded like all that somebody else can make without an answer of the pod's: it never takes the pod's own half.
     let (_, unanswered) = env.share(endpoint.slot);
     if env
         .config()
-        .is_some_and(|c| unanswered < u64::from(c.unanswered_limit))
+        .is_some_and(|c| unanswered < u64::from(c.unanswered_limit) / 2)
     {
         crate::decide::create(env, endpoint.slot, work);
     }
