@@ -22,6 +22,7 @@ macro_rules! attacks {
     };
 }
 
+mod bridge;
 mod flows;
 mod fragments;
 mod headers;
