@@ -74,11 +74,11 @@ reasons! {
     SpoofedAddress = 37, "spoofed-address";
     /// Source MAC address that is not the pod's.
     SpoofedMac = 38, "spoofed-mac";
-    /// Flooded by a bridge: for another MAC address.
+    /// A frame for another MAC address, or for an address that is not the pod's.
     NotForPod = 39, "not-for-pod";
     /// Ends before its headers do.
     Truncated = 40, "truncated";
-    /// A header that contradicts itself or the frame.
+    /// A header that contradicts itself or the frame; ARP with more than padding behind it.
     BadHeader = 41, "bad-header";
     /// Neither IPv4, IPv6 nor ARP.
     UnknownEthertype = 42, "unknown-ethertype";
@@ -88,11 +88,11 @@ reasons! {
     ExtensionHeaders = 44, "extension-headers";
     /// A fragment that is too short for its ports, or that overlaps them.
     TinyFragment = 45, "tiny-fragment";
-    /// A later fragment without its first.
+    /// A later fragment without its first, or by another way than its first.
     FragmentWithoutFirst = 46, "fragment-without-first";
     /// An IPv4-mapped IPv6 address on the wire.
     MappedAddress = 47, "mapped-address";
-    /// A neighbour message that claims an address that is not the pod's, or leaves the link.
+    /// A neighbour message that claims an address that is not the pod's, leaves the link, or carries something else.
     SpoofedNeighbour = 48, "spoofed-neighbour";
     /// A router advertisement or redirect from a pod.
     RouterFromPod = 49, "router-from-pod";
