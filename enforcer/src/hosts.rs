@@ -177,6 +177,9 @@ impl HostSet {
     }
 }
 
+/// Indexes of the interfaces that are there, and all ports (protocol number, port) that are not the host's own.
+type Held = (BTreeSet<u32>, BTreeSet<(u8, u16)>);
+
 /// What the records of pods say of the host besides its addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
@@ -200,8 +203,8 @@ impl Claims {
         all
     }
 
-    /// As the kernel holds them: indexes of the interfaces that are there, and all ports that are not the host's own.
-    fn with_tunnels(mut self) -> Result<(BTreeSet<u32>, BTreeSet<(u8, u16)>), hostnet::Error> {
+    /// As the kernel holds them.
+    fn with_tunnels(mut self) -> Result<Held, hostnet::Error> {
         self.ports.extend(tunnel_ports()?);
         Ok((host_path_ifindexes(&self.paths)?, self.ports))
     }

@@ -44,7 +44,7 @@ fn host_port_on_which_the_node_listens_too() {
     let del = |pod: &Pod<'_>, port| {
         let call = pod
             .cnitool("del", &told)
-            .env("CAP_ARGS", &mappings(port))
+            .env("CAP_ARGS", mappings(port))
             .run();
         let _ = call.expect_ok();
     };
