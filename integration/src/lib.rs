@@ -47,9 +47,14 @@ pub use traffic::{Capture, Flood, Knock, Outcome, Server, Session, Sink};
 /// How long a bound is here: in an emulated machine (`scripts/vm-test.sh`) everything takes many times as long.
 #[must_use]
 pub fn patience(bound: Duration) -> Duration {
+    if is_emulated() { bound * 10 } else { bound }
+}
+
+/// Whether this is an emulated machine (`scripts/vm-test.sh`).
+#[must_use]
+pub fn is_emulated() -> bool {
     static EMULATED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    let emulated = *EMULATED.get_or_init(|| std::env::var_os("PODGATE_VM").is_some());
-    if emulated { bound * 10 } else { bound }
+    *EMULATED.get_or_init(|| std::env::var_os("PODGATE_VM").is_some())
 }
 
 /// The attach modes that the running kernel has: TCX came with 6.6.
