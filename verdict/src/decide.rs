@@ -8,7 +8,7 @@ use crate::flow::{
 use crate::layout::{
     Addr, Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
 };
-use crate::neighbour::{arp, discovery, is_host, is_own};
+use crate::neighbour::{arp, discovery, is_group, is_host, is_own};
 use crate::packet::{
     ECHO_REPLY, FRAGMENT_FIRST, FRAGMENT_LATER, Packet, proto, read, read_embedded, tcp,
 };
@@ -120,8 +120,8 @@ fn packet<E: Env, F: Frame>(
             Direction::Ingress => (work.packet.dst, Reason::NotForPod),
         };
         // On a bridge a frame reaches whose MAC address it has, whatever address its sender's policy was asked about.
-        let of_a_group = direction as u8 == Direction::Ingress as u8
-            && (work.packet.dst_mac.is_group() || is_group(work.packet.family, &address));
+        let of_a_group =
+            direction as u8 == Direction::Ingress as u8 && is_group(work.packet.family, &address);
         if !of_a_group && !is_own(env, endpoint, work.packet.family, &address, work) {
             return wrong;
         }
@@ -165,17 +165,6 @@ fn packet<E: Env, F: Frame>(
         env.put_fragment(&work.fragment, &work.value);
     }
     reason
-}
-
-/// Multicast, and IPv4's broadcast to all.
-#[inline(always)]
-const fn is_group(family: u8, addr: &Addr) -> bool {
-    let first = addr.0[0].to_ne_bytes()[0];
-    if family == V6 {
-        first == 0xff
-    } else {
-        first & 0xf0 == 0xe0 || addr.0[0] == u32::MAX
-    }
 }
 
 /// ::ffff:0:0/96.
@@ -494,6 +483,9 @@ fn always<E: Env>(
         Direction::Ingress => {
             let src = work.packet.src;
             if meta.ingress_ifindex == meta.ifindex {
+                if is_own(env, endpoint, work.packet.family, &src, work) {
+                    return Found::Known(Reason::PodToItself);
+                }
                 (Kind::Itself, Reason::PodToItself)
             } else if local_origin(env, meta, &work.packet)
                 && is_host(env, work.packet.family, &src, work)
@@ -506,7 +498,8 @@ fn always<E: Env>(
         Direction::Egress => {
             let dst = work.packet.dst;
             if is_own(env, endpoint, work.packet.family, &dst, work) {
-                (Kind::Itself, Reason::PodToItself)
+                // Between its own addresses both hooks know it by itself: no record, or a pod could fill the table alone.
+                return Found::Known(Reason::PodToItself);
             } else if is_host(env, work.packet.family, &dst, work)
                 && host_takes(env, config, &work.packet)
             {
@@ -538,6 +531,10 @@ fn host_takes<E: Env>(env: &E, config: &Config, packet: &Packet) -> bool {
 /// Whether the host hands on what comes to the port: NodePorts, hostPorts, tunnels.
 #[inline(always)]
 fn handed_on<E: Env>(env: &E, config: &Config, packet: &Packet) -> bool {
+    // The identifier of an echo is no port.
+    if packet.is_icmp() {
+        return false;
+    }
     let port = u16::from_be(packet.dst_port_be);
     if port >= config.node_port_first && port <= config.node_port_last {
         return true;
@@ -628,13 +625,11 @@ fn record<E: Env>(
     reason: Reason,
     work: &mut Work,
 ) -> Reason {
-    // A stray RST or SYN ACK leaves no state, and neither does an echo reply that nobody asked for, nor what a pod sends to
-    // the very address that it sends from: both of its hooks know it by itself.
+    // A stray RST or SYN ACK leaves no state, and neither does an echo reply that nobody asked for.
     let flags = work.packet.tcp_flags;
     if work.packet.protocol == proto::TCP
         && (flags & tcp::RST != 0 || flags & tcp::SYN != 0 && flags & tcp::ACK != 0)
         || work.packet.echo == ECHO_REPLY
-        || judged.kind() as u8 == Kind::Itself as u8 && work.flow.local.same(&work.flow.remote)
     {
         return reason;
     }

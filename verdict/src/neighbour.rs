@@ -46,6 +46,17 @@ fn is_link_multicast(addr: &Addr) -> bool {
     begins(addr, 0xff, 0x02, 0xff)
 }
 
+/// Multicast, and IPv4's broadcast to all.
+#[inline(always)]
+pub const fn is_group(family: u8, addr: &Addr) -> bool {
+    let first = addr.0[0].to_ne_bytes()[0];
+    if family == V6 {
+        first == 0xff
+    } else {
+        first & 0xf0 == 0xe0 || addr.0[0] == u32::MAX
+    }
+}
+
 /// Whether the address is one of the endpoint's own: in its row, or in the `sources` trie.
 #[inline(always)]
 pub fn is_own<E: Env>(
@@ -76,6 +87,18 @@ pub fn is_own<E: Env>(
     work.source.family = u32::from(family);
     work.source.addr = *addr;
     env.source(&work.source)
+}
+
+/// Whether a hardware address that stands in a packet is the pod's: byte by byte, for it need not stand on a word.
+#[inline(always)]
+fn is_own_mac(endpoint: &Endpoint, mac: [u8; 6]) -> bool {
+    let own = &endpoint.mac;
+    mac[0] == own[0]
+        && mac[1] == own[1]
+        && mac[2] == own[2]
+        && mac[3] == own[3]
+        && mac[4] == own[4]
+        && mac[5] == own[5]
 }
 
 /// Judges ARP. A pod's own may claim nothing but its own addresses.
@@ -112,14 +135,7 @@ pub fn arp<E: Env, F: Frame>(
     if direction as u8 == Direction::Ingress as u8 || !guard {
         return Reason::Neighbour;
     }
-    let mac = &endpoint.mac;
-    if h[8] != mac[0]
-        || h[9] != mac[1]
-        || h[10] != mac[2]
-        || h[11] != mac[3]
-        || h[12] != mac[4]
-        || h[13] != mac[5]
-    {
+    if !is_own_mac(endpoint, [h[8], h[9], h[10], h[11], h[12], h[13]]) {
         return Reason::SpoofedNeighbour;
     }
     let sender = Addr::v4([h[14], h[15], h[16], h[17]]);
@@ -169,6 +185,10 @@ pub fn discovery<E: Env, F: Frame>(
         return Some(Reason::SpoofedNeighbour);
     }
     match direction {
+        // Routers listen to these. To a pod they would be letters, of any length and past the policy of who sends them.
+        Direction::Ingress if matches!(kind, MLD_REPORT | MLD_DONE | MLD2_REPORT) => {
+            Some(Reason::NotForPod)
+        }
         Direction::Ingress => {
             let on_link = match kind {
                 NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT | ROUTER_ADVERTISEMENT => {
@@ -209,8 +229,7 @@ fn from_pod<E: Env, F: Frame>(
         return Reason::SpoofedNeighbour;
     }
     if kind == MLD_REPORT || kind == MLD_DONE || kind == MLD2_REPORT {
-        let multicast = dst.0[0].to_ne_bytes()[0] == 0xff;
-        return if work.packet.hop_limit == 1 && multicast {
+        return if work.packet.hop_limit == 1 && is_group(V6, &dst) {
             Reason::Neighbour
         } else {
             Reason::SpoofedNeighbour
@@ -253,7 +272,6 @@ fn from_pod<E: Env, F: Frame>(
 fn own_link_layer<F: Frame>(frame: &F, endpoint: &Endpoint, from: u32, end: u32) -> bool {
     const SOURCE: u8 = 1;
     const TARGET: u8 = 2;
-    let mac = &endpoint.mac;
     let mut at = from;
     for _ in 0..MOST_OPTIONS {
         if at == end {
@@ -264,13 +282,7 @@ fn own_link_layer<F: Frame>(frame: &F, endpoint: &Endpoint, from: u32, end: u32)
             return false;
         }
         let link_layer = o[0] == SOURCE || o[0] == TARGET;
-        let own = o[1] == 1
-            && o[2] == mac[0]
-            && o[3] == mac[1]
-            && o[4] == mac[2]
-            && o[5] == mac[3]
-            && o[6] == mac[4]
-            && o[7] == mac[5];
+        let own = o[1] == 1 && is_own_mac(endpoint, [o[2], o[3], o[4], o[5], o[6], o[7]]);
         if link_layer && !own {
             return false;
         }

@@ -10,13 +10,16 @@ use verdict::layout::Direction;
 const BOUND: Duration = Duration::from_secs(3);
 const LETTER: &[u8] = b"LETTER";
 
-/// Three frames with a letter, from a pod to another's hardware address: to its own address, to the node, and no packet at all.
+/// Frames with a letter, from a pod to another's hardware address or to all: to its own address, to who routes multicast, to the node, and
+/// no packet at all.
 fn letters(from: &Pod<'_>, to: &Pod<'_>) -> Vec<Vec<u8>> {
     let colons = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
-    let (own, node) = (from.v4(), "10.88.0.1");
+    let (own, local, node) = (from.v4(), link_local(from), "10.88.0.1");
     let letter = to_hex(LETTER);
     [
         format!("v4 {own} > {own} udp 1 > 2 hex={letter}"),
+        format!("to=ff:ff:ff:ff:ff:ff v4 {own} > {own} udp 3 > 4 hex={letter}"),
+        format!("v6 {local} > ff02::16 hop=1 ext=hbh report2 hex={letter} data=900"),
         format!("v4 {own} > {node} echo 7 hex={letter}"),
         format!("arp request {own} > {node}"),
     ]
@@ -39,6 +42,21 @@ fn letters(from: &Pod<'_>, to: &Pod<'_>) -> Vec<Vec<u8>> {
         bytes
     })
     .collect()
+}
+
+/// The link-local address of a pod.
+fn link_local(pod: &Pod<'_>) -> String {
+    let listed = pod
+        .place()
+        .cmd("ip")
+        .args([
+            "-j", "-6", "address", "show", "dev", "eth0", "scope", "link",
+        ])
+        .json();
+    listed[0]["addr_info"][0]["local"]
+        .as_str()
+        .expect("an address")
+        .to_owned()
 }
 
 /// How many of the frames a pod sees; all that were sent before are out of the way.
@@ -68,7 +86,7 @@ fn letters_by_hardware_address() {
     let mut eye = Capture::on(&reader.place(), "eth0");
     traffic::send_frames(&writer.place(), "eth0", &letters(&writer, &reader));
     wait_until("without podgate all letters arrive", BOUND, || {
-        seen(&mut eye) == 3
+        seen(&mut eye) == 5
     });
 
     let mut eye = Capture::on(&friend.place(), "eth0");
