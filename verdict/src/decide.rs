@@ -6,7 +6,7 @@ use crate::flow::{
     STATE_SYN, TIMEOUT_FRAGMENT, expired, next_state, stale, ticks, timeout_seconds,
 };
 use crate::layout::{
-    Addr, Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
+    Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
 };
 use crate::neighbour::{arp, discovery, is_group, is_host, is_own};
 use crate::packet::{
