@@ -512,6 +512,26 @@ impl Node {
         ));
     }
 
+    /// How often a reason was counted at a pod, as `podgatectl pods` says: `jail egress/policy-denied`.
+    ///
+    /// # Panics
+    /// When the pod is not in the list.
+    #[track_caller]
+    #[must_use]
+    pub fn counted(&self, pod_and_reason: &str) -> u64 {
+        let (name, reason) = pod_and_reason
+            .split_once(' ')
+            .unwrap_or_else(|| panic!("a pod and a reason: {pod_and_reason:?}"));
+        let pods = self.ctl_json(&["pods"]);
+        let pod = pods
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|pod| pod["name"] == name)
+            .unwrap_or_else(|| panic!("no pod {name} in {pods}"));
+        pod["reasons"][reason].as_u64().unwrap_or(0)
+    }
+
     // ---- the store
 
     /// Puts a document into the store as a careful writer does: a file with a name that is not read, then a rename.

@@ -209,24 +209,11 @@ impl Scene {
         self.node.settle();
     }
 
-    /// How often a reason was counted at a pod, as `podgatectl pods` says: `jail egress/policy-denied`.
-    ///
-    /// # Panics
-    /// When the pod is not in the list.
+    /// [`Node::counted`].
     #[track_caller]
     #[must_use]
     pub fn counted(&self, pod_and_reason: &str) -> u64 {
-        let (name, reason) = pod_and_reason
-            .split_once(' ')
-            .unwrap_or_else(|| panic!("a pod and a reason: {pod_and_reason:?}"));
-        let pods = self.node.ctl_json(&["pods"]);
-        let pod = pods
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|pod| pod["name"] == name)
-            .unwrap_or_else(|| panic!("no pod {name} in {pods}"));
-        pod["reasons"][reason].as_u64().unwrap_or(0)
+        self.node.counted(pod_and_reason)
     }
 }
 
