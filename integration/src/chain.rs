@@ -84,6 +84,12 @@ impl Chain {
         Self::new(name).with(ptp()).with_podgate(node, extra)
     }
 
+    /// [`Chain::ptp`] as `net` with podgate in a mode.
+    #[must_use]
+    pub fn in_mode(node: &Node, mode: &str) -> Self {
+        Self::ptp(node, "net", json!({"networkPolicyEnforcingMode": mode}))
+    }
+
     /// `bridge` with `host-local` in both families, then podgate.
     #[must_use]
     pub fn bridge(node: &Node, name: &str, extra: Value) -> Self {

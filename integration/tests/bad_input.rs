@@ -438,11 +438,7 @@ fn documents_that_cannot_be_read_get_a_condition_and_block_no_other() {
     let node = Node::builder("documents").start();
     let _companion = node.companion();
     let mut pod = node.pod_in("shop", "web");
-    pod.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    ));
+    pod.add(&Chain::in_mode(&node, "strict"));
     let _server = Server::start(&pod.place(), &[80], &[]);
     let [v4, v6] = node::outside(0);
     node.put_policy(
@@ -529,11 +525,7 @@ fn a_broken_document_without_a_good_version_isolates_whom_it_selects() {
     let node = Node::builder("documents").start();
     let _companion = node.companion();
     let mut pod = node.pod_in("shop", "web");
-    pod.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "standard"}),
-    ));
+    pod.add(&Chain::in_mode(&node, "standard"));
     let _server = Server::start(&pod.place(), &[80], &[]);
     node.settle();
     assert!(traffic::tcp(&node.outside(), pod.v4(), 80).is_open());
@@ -560,11 +552,7 @@ fn files_that_others_may_write_are_reported_and_not_read() {
     let node = Node::builder("documents").start();
     let _companion = node.companion();
     let mut pod = node.pod_in("shop", "web");
-    pod.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    ));
+    pod.add(&Chain::in_mode(&node, "strict"));
     let _server = Server::start(&pod.place(), &[80], &[]);
     let [v4, v6] = node::outside(0);
     let text = Doc::new("shop", "open")

@@ -216,11 +216,7 @@ fn strict_without_a_companion_is_as_silent() {
     let node = Node::builder("first").start();
     let mut pod = node.pod("a");
     let mut eyes = Eyes::open(&node, &pod, &expected_addresses());
-    pod.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    ));
+    pod.add(&Chain::in_mode(&node, "strict"));
     assert_instant_client_is_silent(&node, &pod);
     assert_silence_from(&mut eyes, &pod, "strict, companion away");
 }
@@ -303,11 +299,7 @@ fn a_selected_pod_is_never_open_before_its_policy_is() {
 }
 
 fn standard(node: &Node) -> Chain {
-    Chain::ptp(
-        node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "standard"}),
-    )
+    Chain::in_mode(node, "standard")
 }
 
 /// Fails if, of what was sent after a moment, anything is missing between the first and the last packet that came: what the kernel's own

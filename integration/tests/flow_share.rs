@@ -54,11 +54,7 @@ fn a_pod_that_fills_the_flow_table_takes_nothing_from_another() {
         (&mut asker, "standard"),
         (&mut quiet, "strict"),
     ] {
-        pod.add(&Chain::ptp(
-            &node,
-            "net",
-            json!({"networkPolicyEnforcingMode": mode}),
-        ));
+        pod.add(&Chain::in_mode(&node, mode));
     }
     // The quiet pod may go out and nobody may come in: without its flow, a connection's other end is not heard.
     let [v4, v6] = node::outside(0);

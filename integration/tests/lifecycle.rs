@@ -420,11 +420,7 @@ fn version_names_every_version_of_the_promise() {
 fn a_pod_that_comes_again_under_its_name_is_enforced_anew() {
     let node = Node::builder("life").start();
     let _companion = node.companion();
-    let chain = Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    );
+    let chain = Chain::in_mode(&node, "strict");
     let [v4, v6] = node::outside(0);
     node.put_policy(
         "in.yaml",

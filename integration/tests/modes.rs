@@ -9,11 +9,7 @@ use serde_json::{Value, json};
 /// A pod in a mode, wired without a companion: nothing is known and nothing could select it but for what the mode says.
 fn add<'n>(node: &'n Node, mode: &str) -> Pod<'n> {
     let mut pod = node.pod("a");
-    pod.add(&Chain::ptp(
-        node,
-        "net",
-        json!({"networkPolicyEnforcingMode": mode}),
-    ));
+    pod.add(&Chain::in_mode(node, mode));
     pod
 }
 
@@ -80,11 +76,7 @@ fn none_attaches_nothing_and_writes_no_record() {
     for reach in reach(&node, &pod) {
         assert!(reach.out_tcp && reach.out_udp && reach.in_tcp && reach.in_udp && reach.from_host);
     }
-    pod.del(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "none"}),
-    ));
+    pod.del(&Chain::in_mode(&node, "none"));
 }
 
 /// The mode of a fresh ADD, by the record's word; no record is `none`.

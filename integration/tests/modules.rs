@@ -9,7 +9,6 @@ use std::time::Duration;
 use integration::streams::{Drink, Pour, Target, Transport};
 use integration::traffic::ping;
 use integration::{Chain, Cmd, Doc, Node, node, patience, wait_until};
-use serde_json::json;
 
 /// The module is there, or the reason why not is told; the kernels of the virtual machines have all that is asked for here.
 fn has(module: &str) -> bool {
@@ -36,11 +35,7 @@ fn kernel_sctp_is_judged_by_its_ports_in_both_directions() {
     let node = Node::builder("sctp").start();
     let _companion = node.companion();
     let mut pod = node.pod_in("shop", "web");
-    pod.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    ));
+    pod.add(&Chain::in_mode(&node, "strict"));
     let target = |address, port| Target {
         transport: Transport::Sctp,
         address: SocketAddr::new(address, port),
@@ -110,11 +105,7 @@ fn kernel_a_vlan_device_of_a_pod_gets_nothing_past_its_policy() {
     let node = Node::builder("vlan").start();
     let _companion = node.companion();
     let (mut bare, mut pod) = (node.pod("bare"), node.pod_in("shop", "web"));
-    let enforced = Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "standard"}),
-    );
+    let enforced = Chain::in_mode(&node, "standard");
     bare.add(&enforced.clone().without("podgate"));
     pod.add(&enforced);
     // The same tagged network on both pods' pairs; only one of them is enforced.

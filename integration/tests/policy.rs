@@ -19,11 +19,7 @@ struct Scene<'n> {
 fn scene<'n>(node: &'n Node, mode: &str) -> Scene<'n> {
     let companion = node.companion();
     let mut pod = node.pod_in("shop", "web");
-    pod.add(&Chain::ptp(
-        node,
-        "net",
-        json!({"networkPolicyEnforcingMode": mode}),
-    ));
+    pod.add(&Chain::in_mode(node, mode));
     let inside = Server::start(&pod.place(), &[80, 81, 8080], &[53, 54]);
     let outside = Server::start(&node.outside(), &[80, 81, 8080], &[53, 54]);
     Scene {
@@ -398,11 +394,7 @@ fn a_policy_touches_the_pods_it_selects_and_no_other() {
     let node = Node::builder("policy").start();
     let scene = scene(&node, "strict");
     let mut other = node.pod_in("shop", "other");
-    other.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    ));
+    other.add(&Chain::in_mode(&node, "strict"));
     let _serving = Server::start(&other.place(), &[80], &[]);
     let pod = &scene.pod;
     // Pod to pod on one node: egress of one and ingress of the other must both allow.
@@ -440,11 +432,7 @@ fn a_policy_touches_the_pods_it_selects_and_no_other() {
     );
     // A pod of that name in another namespace is another pod.
     let mut namesake = node.pod_in("bank", "web");
-    namesake.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    ));
+    namesake.add(&Chain::in_mode(&node, "strict"));
     let _bank = Server::start(&namesake.place(), &[80], &[]);
     node.settle();
     assert!(tcp(&other.place(), namesake.v4(), 80).is_silent());

@@ -11,7 +11,6 @@ use integration::streams::{Drink, End, Pour, targets};
 use integration::traffic::ping;
 use integration::wire::SourceCount;
 use integration::{Chain, Doc, Flood, Node, Pod, Sink, monotonic_ns, node, wait_until};
-use serde_json::json;
 
 /// A server sends so often to each client.
 const GAP: Duration = Duration::from_millis(1);
@@ -118,11 +117,7 @@ fn live_streams_end_in_the_direction_that_is_revoked_and_go_on_in_the_other() {
     let node = Node::builder("revocation").start();
     let _companion = node.companion();
     let mut pod = node.pod_in("shop", "web");
-    pod.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "standard"}),
-    ));
+    pod.add(&Chain::in_mode(&node, "standard"));
     let mut generation = 0;
     let mut put = |ingress, egress| {
         generation += 1;
@@ -219,11 +214,7 @@ fn a_change_that_does_not_concern_it_loses_no_packet_of_a_busy_flow() {
     const CHANGES: u64 = 100;
     let node = Node::builder("revocation").start();
     let _companion = node.companion();
-    let chain = Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    );
+    let chain = Chain::in_mode(&node, "strict");
     let (mut pod, mut other) = (node.pod_in("shop", "web"), node.pod_in("shop", "other"));
     pod.add(&chain);
     other.add(&chain);

@@ -82,11 +82,7 @@ impl<'n> Scene<'n> {
     fn new(node: &'n Node, mode: &str) -> Self {
         let companion = node.companion();
         let mut pod = node.pod_in("shop", "web");
-        pod.add(&Chain::ptp(
-            node,
-            "net",
-            json!({"networkPolicyEnforcingMode": mode}),
-        ));
+        pod.add(&Chain::in_mode(node, mode));
         let servers =
             [pod.place(), node.outside()].map(|place| Server::start(&place, &[80, 81], &[53]));
         Self {

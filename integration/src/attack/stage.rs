@@ -5,8 +5,6 @@ use std::process::Child;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use serde_json::json;
-
 use super::cast::{Actor, Cast, interface, is_link_local};
 use super::janitor::remove_after_us;
 use crate::chain::{Chain, ptp};
@@ -147,7 +145,7 @@ impl Scene {
         let companion = node.companion();
         // One network of two configurations: its addresses are given out once.
         let without = Chain::new("net").with(ptp());
-        let with = Chain::ptp(node, "net", json!({"networkPolicyEnforcingMode": "strict"}));
+        let with = Chain::in_mode(node, "strict");
         let pod = |name: &str, chain: &Chain| {
             let mut pod = node.pod(name);
             pod.add(chain);

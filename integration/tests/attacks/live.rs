@@ -9,7 +9,6 @@ use integration::node::node_addresses;
 use integration::{
     Chain, Doc, Knock, Node, Place, Server, node, patience, traffic, wait_for, wait_until,
 };
-use serde_json::json;
 
 const BOUND: Duration = Duration::from_secs(3);
 
@@ -357,11 +356,7 @@ fn probes_and_node_local_dns_from_the_first_instant_in_strict_mode() {
     // What `host-local` gives out first.
     let own = ["10.88.0.10", "fd00:88::10"].map(|text| text.parse::<IpAddr>().unwrap());
     let knocks = own.map(|address| Knock::start(&node.place(), address, 8080));
-    pod.add(&Chain::ptp(
-        &node,
-        "net",
-        json!({"networkPolicyEnforcingMode": "strict"}),
-    ));
+    pod.add(&Chain::in_mode(&node, "strict"));
     let returned = SystemTime::now();
     for knock in knocks {
         let early = returned.duration_since(knock.answered());
