@@ -358,16 +358,22 @@ impl Session {
     }
 }
 
+/// Packets per second and destination that this machine's receivers keep up with.
+fn rate() -> u64 {
+    if crate::is_emulated() { 500 } else { 10_000 }
+}
+
 /// The stamped generator.
 #[derive(Debug)]
 pub struct Flood(Helper);
 
 impl Flood {
-    /// Sends 10,000 packets a second to each destination from now on, as soon as there is a way.
+    /// Sends to each destination from now on, as soon as there is a way: 10,000 packets a second, or 500 where the machine is
+    /// emulated, so that the receivers keep up.
     #[track_caller]
     #[must_use]
     pub fn start(place: &Place, to: &[SocketAddr]) -> Self {
-        Self::at_rate(place, to, 10_000)
+        Self::at_rate(place, to, rate())
     }
 
     /// As [`Flood::start`], but IPv4 packets only from the moment on at which aws-cni has made the pod's neighbour entry for its gateway.
@@ -376,6 +382,7 @@ impl Flood {
     pub fn start_after_aws(place: &Place, to: &[SocketAddr]) -> Self {
         let mut words = vec![
             "flood".to_owned(),
+            format!("--rate={}", rate()),
             "--after-neighbour=169.254.1.1".to_owned(),
         ];
         words.extend(to.iter().map(SocketAddr::to_string));

@@ -231,7 +231,7 @@ fn a_change_that_does_not_concern_it_loses_no_packet_of_a_busy_flow() {
     }
     let mut sink = Sink::start(&pod.place());
     let to = addresses.map(|address| SocketAddr::new(address, sink.port));
-    let mut flood = Flood::start(&node.outside(), &to);
+    let mut flood = Flood::at_rate(&node.outside(), &to, 10_000);
     wait_until("both families arrive", BOUND, || {
         to.iter().all(|to| arrived(&mut sink, *to).packets > 1000)
     });
