@@ -16,6 +16,6 @@ if [ -n "${PODGATE_BIN_DIR:-}" ]; then given=1; else given=; fi
 cd "$PODGATE_ROOT"
 
 [ "$(id -u)" -eq 0 ] || die 'network namespaces and eBPF need root'
-[ -n "$given" ] || cargo build --locked --release --quiet
+[ -n "$given" ] || build_podgate
 cargo build --locked --quiet -p integration --bins
 exec "${CARGO_TARGET_DIR:-target}/debug/podgate-conformance" "$@"

@@ -44,6 +44,10 @@ ulimit -Sn 65536 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
 
 export PODGATE_ROOT PODGATE_CACHE PODGATE_CNI_BIN PODGATE_BIN_DIR CNI_PATH PATH
 
+# build_podgate: what is shipped, as it is shipped. (Not by package: another choice of features would build all of it again.)
+build_podgate() {
+  cargo build --locked --release --quiet --manifest-path "$PODGATE_ROOT/Cargo.toml" --bin podgate --bin podgated --bin podgatectl
+}
 say() { printf '%s\n' "$*"; }
 die() {
   printf '%s: %s\n' "$(basename "$0")" "$*" >&2

@@ -25,7 +25,7 @@ running=()
 trap 'for i in "${!running[@]}"; do pkill -s "${running[i]}" || true; done; rm -rf "$logs"' EXIT
 
 step 'building the binaries (release)'
-cargo build --locked --release --quiet
+build_podgate
 step 'building the tests'
 cargo test "${arguments[@]}" --no-run --quiet
 

@@ -44,7 +44,7 @@ test_executables() {
 # executables that have none.
 kernel_tests() {
   cd "$PODGATE_ROOT"
-  cargo build --locked --release --quiet
+  build_podgate
   local executables executable names
   if [ -n "$full" ]; then
     # Each in its crate's folder, as cargo runs it.
