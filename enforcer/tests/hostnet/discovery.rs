@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use enforcer::hostnet::{Error, PodInterface, links, pod_interfaces};
 use enforcer::hosts::tunnel_ports;
 
-use super::world::{Namespace, index, ip, ip_json, on_host, veth};
+use super::world::{Namespace, eventually, index, ip, ip_json, on_host, veth};
 
 fn names(found: &[PodInterface]) -> Vec<(&str, &str)> {
     found
@@ -22,6 +22,11 @@ fn kernel_one_pair_with_everything_that_ip_says() {
         pod.ip("addr add 10.1.0.2/32 dev eth0");
         pod.ip("addr add 10.1.0.3/24 dev eth0");
         pod.ip("addr add fd00::2/64 dev eth0");
+        // The kernel adds it in its own time, once the carrier is there.
+        eventually("a link-local address", || {
+            pod.inside(|| ip("addr show dev eth0 scope link"))
+                .contains("fe80::")
+        });
         let found = pod_interfaces(&pod.path).unwrap();
         assert_eq!(names(&found), [("eth0", "h0")]);
         let one = &found[0];
