@@ -512,7 +512,20 @@ impl Node {
         ));
     }
 
-    /// How often a reason was counted at a pod, as `podgatectl pods` says: `jail egress/policy-denied`.
+    /// What `podgatectl pods` says of a pod.
+    ///
+    /// # Panics
+    /// When the pod is not in the list.
+    #[track_caller]
+    #[must_use]
+    pub fn row(&self, pod: &str) -> serde_json::Value {
+        let pods = self.ctl_json(&["pods"]);
+        let mut rows = pods.as_array().into_iter().flatten();
+        let row = rows.find(|row| row["name"] == pod).cloned();
+        row.unwrap_or_else(|| panic!("no pod {pod} in {pods}"))
+    }
+
+    /// How often a reason was counted at a pod: `jail egress/policy-denied`.
     ///
     /// # Panics
     /// When the pod is not in the list.
@@ -522,14 +535,7 @@ impl Node {
         let (name, reason) = pod_and_reason
             .split_once(' ')
             .unwrap_or_else(|| panic!("a pod and a reason: {pod_and_reason:?}"));
-        let pods = self.ctl_json(&["pods"]);
-        let pod = pods
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|pod| pod["name"] == name)
-            .unwrap_or_else(|| panic!("no pod {name} in {pods}"));
-        pod["reasons"][reason].as_u64().unwrap_or(0)
+        self.row(name)["reasons"][reason].as_u64().unwrap_or(0)
     }
 
     // ---- the store

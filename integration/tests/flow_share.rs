@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use integration::streams::{Drink, End, Pour, ask_from_every_port, scan, targets};
-use integration::{Chain, Doc, Node, Pod, Server, node, wait_for, wait_until};
+use integration::{Chain, Doc, Node, Server, node, wait_for, wait_until};
 use serde_json::{Value, json};
 
 /// The smallest size that `conntrackCacheTableSize` may have.
@@ -20,18 +20,6 @@ const ANSWERS: u16 = 7;
 /// The words that each connection has heard from the other end.
 fn heard(ends: &[End]) -> Vec<u64> {
     ends.iter().map(End::words_heard).collect()
-}
-
-/// What `podgatectl pods` counts for a pod.
-fn counted(node: &Node, pod: &Pod<'_>) -> Value {
-    let pods = node.ctl_json(&["pods"]);
-    let found = pods
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|one| one["name"] == pod.name())
-        .cloned();
-    found.unwrap_or_else(|| panic!("no {} in {pods}", pod.name()))
 }
 
 fn count(row: &Value, reason: &str) -> u64 {
@@ -71,12 +59,12 @@ fn a_pod_that_fills_the_flow_table_takes_nothing_from_another() {
     assert_eq!(idle.report().len(), IDLE);
     let before = heard(&idle.report());
 
-    let refused = count(&counted(&node, &quiet), "ingress/strict-default");
+    let refused = count(&node.row(quiet.name()), "ingress/strict-default");
 
     let _answers = Server::start(&node.outside(), &[], &[ANSWERS]);
     let answered = ask_from_every_port(&asker.place(), SocketAddr::new(v6, ANSWERS));
     assert_eq!(answered, 65_535, "an answer to every port, recorded or not");
-    let row = counted(&node, &asker);
+    let row = node.row(asker.name());
     let full = count(&row, "egress/share-full");
     println!(
         "65535 answered: {} flows of {TABLE} held, {full} packets judged but not recorded",
@@ -92,7 +80,7 @@ fn a_pod_that_fills_the_flow_table_takes_nothing_from_another() {
 
     let scanned = scan(&scanner.place(), v4);
     assert_eq!(scanned, 65_535, "a SYN to every port");
-    let row = counted(&node, &scanner);
+    let row = node.row(scanner.name());
     let full = count(&row, "egress/share-full");
     println!(
         "a scan of 65535 ports: {} flows held, {full} packets judged but not recorded",
@@ -111,7 +99,7 @@ fn a_pod_that_fills_the_flow_table_takes_nothing_from_another() {
     });
     assert_eq!(now.len(), IDLE);
     assert_eq!(
-        count(&counted(&node, &quiet), "ingress/strict-default"),
+        count(&node.row(quiet.name()), "ingress/strict-default"),
         refused,
         "nothing towards the quiet pod was dropped"
     );
@@ -126,7 +114,7 @@ fn a_pod_that_fills_the_flow_table_takes_nothing_from_another() {
             .zip(&before)
             .all(|(now, before)| now > before)
     });
-    let quiet_row = counted(&node, &quiet);
+    let quiet_row = node.row(quiet.name());
     assert_eq!(count(&quiet_row, "egress/share-full"), 0, "{quiet_row}");
     println!(
         "the quiet pod: {} flows, {IDLE} idle connections heard, 100 new ones opened and heard",
