@@ -95,7 +95,7 @@ TABLE
 }
 
 # The files that say what lies in a map; scripts/layout.lock holds the version and the hash of what they say.
-layout_files=(verdict/src/layout.rs verdict/src/word.rs verdict/src/reason.rs enforcer-ebpf/src/maps.rs)
+layout_files=(verdict/src/layout.rs verdict/src/policy_state.rs verdict/src/reason.rs enforcer-ebpf/src/maps.rs)
 
 # Comments, blank lines and tests are not layout.
 layout() {

@@ -175,38 +175,38 @@ struct Loaded {
 struct Attachment {
     ifindex: u32,
     interface: String,
-    slot: u32,
-    life: u32,
+    endpoint_index: u32,
+    endpoint_id: u32,
     attach_mode: Option<&'static str>,
-    flaw: Option<String>,
+    fault: Option<String>,
 }
 
 fn loaded(context: &Context) -> Result<(), Error> {
     let endpoints = Endpoints::open(&context.bpf_dir)?;
     let attached = Programs::open(&context.pins())?;
     let mut attachments = Vec::new();
-    for row in endpoints.rows()? {
-        let link = enforcer::hostnet::link_by_index(row.ifindex)?;
+    for entry in endpoints.entries()? {
+        let link = enforcer::hostnet::link_by_index(entry.ifindex)?;
         let tcx = context
             .pins()
-            .link(row.ifindex, verdict::Direction::Ingress)
+            .link(entry.ifindex, verdict::Direction::Ingress)
             .exists();
         let (mode, name) = if tcx {
             (state::AttachMode::Tcx, "tcx")
         } else {
             (state::AttachMode::Clsact, "clsact")
         };
-        let flaw = match &link {
-            Some(_) => attached.verify(row.ifindex, mode)?.map(|f| f.to_string()),
+        let fault = match &link {
+            Some(_) => attached.verify(entry.ifindex, mode)?.map(|f| f.to_string()),
             None => Some("the interface is gone".into()),
         };
         attachments.push(Attachment {
-            ifindex: row.ifindex,
+            ifindex: entry.ifindex,
             interface: link.map_or_else(|| "-".into(), |l| l.name),
-            slot: row.slot,
-            life: row.life,
+            endpoint_index: entry.endpoint_index,
+            endpoint_id: entry.endpoint_id,
             attach_mode: Some(name),
-            flaw,
+            fault,
         });
     }
     let all = Loaded {
@@ -215,17 +215,23 @@ fn loaded(context: &Context) -> Result<(), Error> {
         attachments,
     };
     output::print(context.format, &all, || {
-        let mut t = Table::new(&["INTERFACE", "IFINDEX", "SLOT", "LIFE", "ATTACHED"]);
+        let mut t = Table::new(&[
+            "INTERFACE",
+            "IFINDEX",
+            "ENDPOINT_INDEX",
+            "ENDPOINT_ID",
+            "ATTACHED",
+        ]);
         for a in &all.attachments {
             let how = a
-                .flaw
+                .fault
                 .clone()
                 .unwrap_or_else(|| a.attach_mode.unwrap_or("-").to_owned());
             t.row([
                 a.interface.clone(),
                 a.ifindex.to_string(),
-                a.slot.to_string(),
-                a.life.to_string(),
+                a.endpoint_index.to_string(),
+                a.endpoint_id.to_string(),
                 how,
             ]);
         }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use state::Record;
 use verdict::env::{Meta, Work};
 use verdict::layout::Addr;
-use verdict::{Direction, PolicyWord, Reason, decide};
+use verdict::{Direction, PolicyState, Reason, decide};
 
 use crate::args::{DirectionArg, Explain};
 use crate::context::Context;
@@ -52,9 +52,9 @@ pub(crate) fn run(context: &Context, asked: &Explain) -> Result<ExitCode, Error>
     let own = own_address(&record, asked.peer)?;
     let endpoints = Endpoints::open(&context.bpf_dir)?;
     let live = Live::open(endpoints.pins(), record.ifindex)?;
-    let row = endpoints.row(record.ifindex)?.ok_or_else(|| {
+    let entry = endpoints.entry(record.ifindex)?.ok_or_else(|| {
         Error::Asked(format!(
-            "explain {}: interface {} has no row in the kernel, so everything is dropped \
+            "explain {}: interface {} has no entry in the kernel, so everything is dropped \
                               (`podgatectl status` shows more)",
             asked.pod, record.veth
         ))
@@ -63,7 +63,7 @@ pub(crate) fn run(context: &Context, asked: &Explain) -> Result<ExitCode, Error>
         direction,
         own,
         peer: asked.peer,
-        own_mac: row.endpoint.mac,
+        own_mac: entry.endpoint.mac,
         protocol: asked.protocol,
         port: asked.port,
     };
@@ -92,7 +92,7 @@ pub(crate) fn run(context: &Context, asked: &Explain) -> Result<ExitCode, Error>
     if let Some(e) = live.failure() {
         return Err(e.into());
     }
-    let word = endpoints.words.get(row.slot);
+    let policy_state = endpoints.policy_states.get(entry.endpoint_index);
     let why = policies::explain(
         &store,
         &record,
@@ -130,7 +130,7 @@ pub(crate) fn run(context: &Context, asked: &Explain) -> Result<ExitCode, Error>
             .map(|r| r.document.to_string())
             .filter(|_| by_policy),
         rule: why.rule.as_ref().map(|r| r.index).filter(|_| by_policy),
-        note: note(word, said, agrees),
+        note: note(policy_state, said, agrees),
     };
     output::print(context.format, &answer, || text(&answer))?;
     Ok(ExitCode::SUCCESS)
@@ -159,8 +159,8 @@ fn text(a: &Answer) -> String {
     text
 }
 
-fn note(word: PolicyWord, said: Reason, agrees: bool) -> Option<String> {
-    if word.has(PolicyWord::SUSPENDED) {
+fn note(policy_state: PolicyState, said: Reason, agrees: bool) -> Option<String> {
+    if policy_state.has(PolicyState::SUSPENDED) {
         return Some(
             "enforcement is suspended on this node (podgated --enable-network-policy=false)".into(),
         );
@@ -210,7 +210,7 @@ fn endpoint_record(store: &state::Store, asked: &Explain) -> Result<Record, Erro
         .filter(|r| asked.interface.as_ref().is_none_or(|i| *i == r.ifname))
         .collect();
     // Two sandboxes of one pod can overlap: the younger one is meant.
-    found.sort_by_key(|r| r.life);
+    found.sort_by_key(|r| r.endpoint_id);
     let interfaces: std::collections::BTreeSet<&str> =
         found.iter().map(|r| r.ifname.as_str()).collect();
     if interfaces.len() > 1 {

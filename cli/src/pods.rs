@@ -9,7 +9,7 @@ use enforcer::endpoint::Endpoints;
 use enforcer::observe::{self, Counted};
 use serde::Serialize;
 use state::Record;
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 use crate::args::{Format, Pods};
 use crate::context::Context;
@@ -31,9 +31,9 @@ struct Pod {
     phase: state::Phase,
     attach_mode: state::AttachMode,
     source_guard: bool,
-    /// What the policy word says; absent where the kernel has no row.
-    word: Option<String>,
-    epoch: Option<u64>,
+    /// What the policy state says; absent where the kernel has no entry.
+    policy_state: Option<String>,
+    revision: Option<u64>,
     policies: Vec<String>,
     flows: u64,
     passed: u64,
@@ -61,7 +61,7 @@ pub(crate) fn run(context: &Context, options: &Pods) -> Result<ExitCode, Error> 
         .map(|a| {
             a.endpoints
                 .into_iter()
-                .map(|e| (e.life, e.policies))
+                .map(|e| (e.endpoint_id, e.policies))
                 .collect()
         })
         .unwrap_or_default();
@@ -76,18 +76,18 @@ pub(crate) fn run(context: &Context, options: &Pods) -> Result<ExitCode, Error> 
     };
     let mut pods = Vec::new();
     for record in records {
-        let row = match &endpoints {
+        let entry = match &endpoints {
             Some(e) => e
-                .row(record.ifindex)?
-                .filter(|row| row.life == record.life)
-                .map(|row| (row, e.words.get(row.slot))),
+                .entry(record.ifindex)?
+                .filter(|entry| entry.endpoint_id == record.endpoint_id)
+                .map(|entry| (entry, e.policy_states.get(entry.endpoint_index))),
             None => None,
         };
-        let word = row.map(|(_, word)| word);
-        let mine = row
-            .and_then(|(row, _)| counted.get(&row.slot).cloned())
+        let policy_state = entry.map(|(_, policy_state)| policy_state);
+        let mine = entry
+            .and_then(|(entry, _)| counted.get(&entry.endpoint_index).cloned())
             .unwrap_or_default();
-        pods.push(pod(record, word, &mine, &applied));
+        pods.push(pod(record, policy_state, &mine, &applied));
     }
     pods.sort_by(|a, b| {
         (&a.namespace, &a.name, &a.interface).cmp(&(&b.namespace, &b.name, &b.interface))
@@ -100,14 +100,17 @@ pub(crate) fn run(context: &Context, options: &Pods) -> Result<ExitCode, Error> 
 
 fn pod(
     record: Record,
-    word: Option<PolicyWord>,
+    policy_state: Option<PolicyState>,
     counted: &Counted,
     applied: &BTreeMap<u32, Vec<String>>,
 ) -> Pod {
     Pod {
-        word: word.map(flags),
-        epoch: word.map(PolicyWord::epoch),
-        policies: applied.get(&record.life).cloned().unwrap_or_default(),
+        policy_state: policy_state.map(flags),
+        revision: policy_state.map(PolicyState::revision),
+        policies: applied
+            .get(&record.endpoint_id)
+            .cloned()
+            .unwrap_or_default(),
         flows: counted.flows,
         passed: counted.passed.packets,
         dropped: counted.dropped().packets,
@@ -149,10 +152,10 @@ fn table(pods: &[Pod], wide: bool) -> String {
     let mut t = Table::new(&header);
     for p in pods {
         let state = p
-            .word
+            .policy_state
             .clone()
-            .unwrap_or_else(|| "no row: all is dropped".into());
-        let mut row = vec![
+            .unwrap_or_else(|| "no entry: all is dropped".into());
+        let mut cells = vec![
             p.namespace.clone(),
             p.name.clone(),
             p.interface.clone(),
@@ -165,14 +168,14 @@ fn table(pods: &[Pod], wide: bool) -> String {
         if wide {
             let addresses: Vec<String> = p.addresses.iter().map(ToString::to_string).collect();
             let reasons: Vec<String> = p.reasons.iter().map(|(r, n)| format!("{r}={n}")).collect();
-            row.extend([
+            cells.extend([
                 addresses.join(","),
                 p.veth.clone(),
                 p.flows.to_string(),
                 reasons.join(" "),
             ]);
         }
-        t.row(row);
+        t.row(cells);
     }
     output::or_sentence(&t, "no pods under enforcement")
 }

@@ -62,7 +62,7 @@ pub(crate) fn explain(
 ) -> Result<Explanation, Error> {
     let policies = in_force(store)?;
     let endpoint = Endpoint {
-        id: EndpointId(record.life),
+        id: EndpointId(record.endpoint_id),
         namespace: record.pod_namespace.clone(),
         name: record.pod_name.clone(),
         labels: labels(store, record)?,

@@ -8,7 +8,7 @@ use enforcer::endpoint::Endpoints;
 use enforcer::observe;
 use policy::documents::Condition;
 use serde::Serialize;
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 use crate::context::Context;
 use crate::error::Error;
@@ -28,10 +28,10 @@ struct Status {
     endpoints: usize,
     pending: usize,
     /// Endpoints whose attachment is not in force, with what is wrong.
-    flaws: Vec<String>,
+    faults: Vec<String>,
     /// Endpoints whose sources are not checked.
     unguarded: Vec<String>,
-    /// Host ends of pods' veth pairs that no endpoint row enforces.
+    /// Host ends of pods' veth pairs that no endpoint entry enforces.
     without_enforcement: Vec<String>,
     problems: Vec<String>,
 }
@@ -66,7 +66,7 @@ pub(crate) fn run(context: &Context) -> Result<ExitCode, Error> {
         conditions,
         endpoints: records.good.len(),
         pending: 0,
-        flaws: Vec::new(),
+        faults: Vec::new(),
         unguarded: Vec::new(),
         without_enforcement: Vec::new(),
         problems: records.problems.iter().map(ToString::to_string).collect(),
@@ -97,21 +97,26 @@ fn kernel(
             "{}/{} {} ({})",
             record.pod_namespace, record.pod_name, record.ifname, record.veth
         );
-        let Some(row) = endpoints
-            .row(record.ifindex)?
-            .filter(|row| row.life == record.life)
+        let Some(entry) = endpoints
+            .entry(record.ifindex)?
+            .filter(|entry| entry.endpoint_id == record.endpoint_id)
         else {
-            status.flaws.push(format!(
-                "{name}: no row in the kernel, everything is dropped"
+            status.faults.push(format!(
+                "{name}: no entry in the kernel, everything is dropped"
             ));
             continue;
         };
-        status.pending += usize::from(endpoints.words.get(row.slot).has(PolicyWord::PENDING));
+        status.pending += usize::from(
+            endpoints
+                .policy_states
+                .get(entry.endpoint_index)
+                .has(PolicyState::PENDING),
+        );
         match programs.verify(record.ifindex, record.attach_mode) {
             Ok(None) => {}
-            Ok(Some(flaw)) => status.flaws.push(format!("{name}: {flaw}")),
+            Ok(Some(fault)) => status.faults.push(format!("{name}: {fault}")),
             Err(enforcer::attach::Error::Net(e)) if e.is_gone() => {
-                status.flaws.push(format!(
+                status.faults.push(format!(
                     "{name}: the interface is gone (the companion's scan removes the record)"
                 ));
             }
@@ -160,7 +165,7 @@ fn text(s: &Status) -> String {
     let companion_problems = s.companion.iter().flat_map(|c| c.problems.iter());
     for (title, items) in [
         ("conditions", &s.conditions),
-        ("NOT ENFORCED AS RECORDED", &s.flaws),
+        ("NOT ENFORCED AS RECORDED", &s.faults),
         ("POD INTERFACES WITHOUT ENFORCEMENT", &s.without_enforcement),
         ("source guard off", &s.unguarded),
         (

@@ -106,8 +106,15 @@ pub(crate) fn run(shared: &Arc<Shared>, bpf_dir: &Path, log: Option<PathBuf>, st
 }
 
 fn tell_losses(ring: &Events, shared: &Shared, before: &mut u64) {
-    let slots: Vec<u32> = shared.known().pods.values().map(|pod| pod.slot).collect();
-    let Ok(lost) = ring.lost(slots) else { return };
+    let endpoint_indexes: Vec<u32> = shared
+        .known()
+        .pods
+        .values()
+        .map(|pod| pod.endpoint_index)
+        .collect();
+    let Ok(lost) = ring.lost(endpoint_indexes) else {
+        return;
+    };
     if lost > *before && *before > 0 {
         tracing::warn!(
             lost = lost - *before,
@@ -143,14 +150,14 @@ fn line(event: &Event, known: &Known) -> String {
     );
     let own = known
         .pods
-        .get(&event.life)
+        .get(&event.endpoint_id)
         .map(|pod| format!("{}/{}", pod.namespace, pod.name));
     let other = |source: bool| {
         let ip = ip(event, source)?;
-        let life = known.by_address.get(&ip)?;
+        let endpoint_id = known.by_address.get(&ip)?;
         known
             .pods
-            .get(life)
+            .get(endpoint_id)
             .map(|pod| format!("{}/{}", pod.namespace, pod.name))
     };
     let (src, dst) = if event.direction == 0 {
@@ -176,7 +183,7 @@ fn address(event: &Event, source: bool) -> String {
     ip(event, source).map_or_else(|| "-".to_owned(), |ip| ip.to_string())
 }
 
-/// Amazon's word for what decided; ours is the reason.
+/// Amazon's name for what decided; ours is the reason.
 fn tier(reason: &str) -> &'static str {
     match reason {
         "policy-allowed" | "policy-denied" | "flow-refused" | "tracked" => "NETWORK_POLICY",
@@ -214,7 +221,7 @@ mod tests {
         let pod = |name: &str| Pod {
             namespace: "shop".into(),
             name: name.into(),
-            slot: 1,
+            endpoint_index: 1,
             strict: true,
         };
         let known = Known {
@@ -223,7 +230,7 @@ mod tests {
             ..Known::default()
         };
         let mut event = Event {
-            life: 7,
+            endpoint_id: 7,
             bytes: 74,
             src: Addr::v4([10, 0, 0, 9]),
             dst: Addr::v4([10, 0, 0, 1]),
@@ -240,8 +247,12 @@ mod tests {
             "Flow Info: Src IP: 10.0.0.9 Src Port: 40000 Dest IP: 10.0.0.1 Dest Port: 80 Proto: TCP Verdict: DENY \
              Direction: ingress Tier: NETWORK_POLICY Reason: policy-denied Bytes: 74 Src Pod: shop/client Dest Pod: shop/web"
         );
-        (event.family, event.reason, event.direction, event.life) =
-            (0, Reason::UnknownEthertype as u8, 1, 7);
+        (
+            event.family,
+            event.reason,
+            event.direction,
+            event.endpoint_id,
+        ) = (0, Reason::UnknownEthertype as u8, 1, 7);
         assert_eq!(
             line(&event, &known),
             "Flow Info: Src IP: - Src Port: 40000 Dest IP: - Dest Port: 80 Proto: TCP Verdict: DENY Direction: egress \

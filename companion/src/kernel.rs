@@ -10,14 +10,14 @@ use enforcer::apply::{self, Flip, Tables, in_slices};
 use enforcer::attach::Programs;
 use enforcer::endpoint::Endpoints;
 use enforcer::flows::Flows;
-use enforcer::keeper::Keeper;
+use enforcer::pin_guard::PinGuard;
 use enforcer::pins::Pins;
 use enforcer::{load, maps};
-use policy::plan::{ClassId, PortSetId, RuleKey, RuleValue, SetId, Word, Write};
+use policy::plan::{ClassId, EndpointState, PortSetId, RuleKey, RuleValue, SetId, Write};
 use policy::portmap::PortPrefix;
 use policy::{EndpointId, Family, Live, PortMap, Prefix, Verdict};
 use state::Store;
-use verdict::PolicyWord;
+use verdict::PolicyState;
 use verdict::layout::{
     self, PORT_ALLOW, PORT_DEFAULT, PORT_DENY, PortKey, PortValue, RULE_ALLOW_ALL,
     RULE_DEFAULT_ALL, RULE_DENY_ALL,
@@ -25,8 +25,8 @@ use verdict::layout::{
 
 /// For so long the node's lock is waited for.
 pub(crate) const LOCK: Duration = Duration::from_secs(10);
-/// Words that flip under one hold of the lock.
-const WORDS_AT_ONCE: usize = 512;
+/// Policy states that flip under one hold of the lock.
+const STATES_AT_ONCE: usize = 512;
 
 /// Why a change could not be made. The old policy is in force then, and trying again goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Attach(#[from] enforcer::attach::Error),
     #[error(transparent)]
-    Keeper(#[from] enforcer::keeper::Error),
+    PinGuard(#[from] enforcer::pin_guard::Error),
     #[error(transparent)]
     Grace(#[from] enforcer::grace::Error),
     #[error(transparent)]
@@ -54,12 +54,12 @@ pub(crate) struct Kernel {
     pub(crate) endpoints: Endpoints,
     pub(crate) programs: Programs,
     pub(crate) flows: Flows,
-    keeper: Keeper,
+    pin_guard: PinGuard,
     tables: Tables,
     pub(crate) live: Live,
 }
 
-/// Flags of a word that policy does not decide.
+/// Flags of a policy state that policy does not decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) ifindex: u32,
@@ -76,7 +76,7 @@ impl Kernel {
         }
         let stamp = stamp(&pins);
         let (endpoints, tables) = (Endpoints::open(bpf_dir)?, Tables::open(&pins)?);
-        let (programs, keeper) = (Programs::open(&pins)?, Keeper::open(&pins)?);
+        let (programs, pin_guard) = (Programs::open(&pins)?, PinGuard::open(&pins)?);
         let flows = Flows::open(&pins)?;
         let mut kernel = Self {
             store: store.clone(),
@@ -86,7 +86,7 @@ impl Kernel {
             endpoints,
             programs,
             flows,
-            keeper,
+            pin_guard,
             tables,
             live: Live::default(),
         };
@@ -101,7 +101,7 @@ impl Kernel {
         if !thorough && self.folders.is_some() && self.folders == folders {
             return true;
         }
-        let current = self.stamp == stamp(&self.pins) && self.keeper.missing().is_empty();
+        let current = self.stamp == stamp(&self.pins) && self.pin_guard.missing().is_empty();
         self.folders = folders.filter(|_| current);
         current
     }
@@ -115,7 +115,7 @@ impl Kernel {
         if other(ours[0], self.stamp[0]) || other(ours[1], self.stamp[1]) {
             return Ok(false);
         }
-        let back = self.keeper.restore(&locked, bpf_dir)?;
+        let back = self.pin_guard.restore(&locked, bpf_dir)?;
         self.stamp = stamp(&self.pins);
         if !back.is_empty() {
             tracing::warn!(
@@ -126,7 +126,7 @@ impl Kernel {
         Ok(true)
     }
 
-    /// What an earlier run left in the tables is where this one begins: unchanged endpoints keep their words.
+    /// What an earlier run left in the tables is where this one begins: unchanged endpoints keep their policy states.
     fn recall(&mut self) -> Result<(), Error> {
         let contents = self.tables.contents()?;
         for (address, len, class) in contents.peers {
@@ -173,13 +173,13 @@ impl Kernel {
                 self.live.spoil(id);
             }
         }
-        for row in self.endpoints.rows()? {
-            let word = self.endpoints.words.get(row.slot);
-            if !word.has(PolicyWord::PENDING) && word.epoch() != 0 {
-                let put = Write::PutWord {
-                    endpoint: EndpointId(row.life),
-                    word: Word::of(word),
-                    new_epoch: false,
+        for entry in self.endpoints.entries()? {
+            let policy_state = self.endpoints.policy_states.get(entry.endpoint_index);
+            if !policy_state.has(PolicyState::PENDING) && policy_state.revision() != 0 {
+                let put = Write::PutPolicyState {
+                    endpoint: EndpointId(entry.endpoint_id),
+                    policy_state: EndpointState::of(policy_state),
+                    new_revision: false,
                 };
                 self.live.apply(&put);
             }
@@ -216,20 +216,20 @@ impl Kernel {
         })
     }
 
-    /// Flips words: the change itself. `target` tells an endpoint's interface and mode; those it does not know, and those
-    /// whose row is gone, are forgotten.
+    /// Flips policy states: the change itself. `target` tells an endpoint's interface and mode; those it does not know, and those
+    /// whose entry is gone, are forgotten.
     pub(crate) fn flip(
         &mut self,
         writes: &[Write],
         target: impl Fn(EndpointId) -> Option<Target>,
     ) -> Result<(), Error> {
-        for some in writes.chunks(WORDS_AT_ONCE) {
+        for some in writes.chunks(STATES_AT_ONCE) {
             let mut flips = Vec::with_capacity(some.len());
             for write in some {
-                let Write::PutWord {
+                let Write::PutPolicyState {
                     endpoint,
-                    word,
-                    new_epoch,
+                    policy_state,
+                    new_revision,
                 } = write
                 else {
                     continue;
@@ -237,23 +237,23 @@ impl Kernel {
                 let Some(Target { ifindex, extra }) = target(*endpoint) else {
                     continue;
                 };
-                let (flags, set) = (word.flags() | extra, word.set.0);
+                let (flags, set) = (policy_state.flags() | extra, policy_state.set.0);
                 flips.push(Flip {
                     ifindex,
-                    life: endpoint.0,
+                    endpoint_id: endpoint.0,
                     flags,
                     set,
-                    new_epoch: *new_epoch,
+                    new_revision: *new_revision,
                 });
             }
             let locked = self.store.lock(LOCK)?;
             let gone = Tables::flip(&mut self.endpoints, &locked, &flips)?;
             drop(locked);
             for write in some {
-                let Write::PutWord { endpoint, .. } = write else {
+                let Write::PutPolicyState { endpoint, .. } = write else {
                     continue;
                 };
-                let is_gone = |flip: &Flip| flip.life == endpoint.0;
+                let is_gone = |flip: &Flip| flip.endpoint_id == endpoint.0;
                 if flips.iter().any(is_gone) && !gone.iter().any(is_gone) {
                     self.live.apply(write);
                 }
@@ -262,46 +262,49 @@ impl Kernel {
         Ok(())
     }
 
-    /// Gives flags that policy does not decide (mode, suspension, logging) to words that lack them.
+    /// Gives flags that policy does not decide (mode, suspension, logging) to policy states that lack them.
     pub(crate) fn correct(
         &mut self,
         endpoint: EndpointId,
-        slot: u32,
+        endpoint_index: u32,
         target: Target,
     ) -> Result<bool, Error> {
-        let Some(word) = self.live.word(endpoint) else {
+        let Some(policy_state) = self.live.policy_state(endpoint) else {
             return Ok(false);
         };
-        let (now, flags) = (self.endpoints.words.get(slot), word.flags() | target.extra);
+        let (now, flags) = (
+            self.endpoints.policy_states.get(endpoint_index),
+            policy_state.flags() | target.extra,
+        );
         if now.flags() == flags {
             return Ok(false);
         }
         // A flow that was judged by another mode, or let pass by suspension, is judged again.
-        let new_epoch = (now.flags() ^ flags) & !PolicyWord::LOG != 0;
+        let new_revision = (now.flags() ^ flags) & !PolicyState::LOG != 0;
         let flip = Flip {
             ifindex: target.ifindex,
-            life: endpoint.0,
+            endpoint_id: endpoint.0,
             flags,
-            set: word.set.0,
-            new_epoch,
+            set: policy_state.set.0,
+            new_revision,
         };
         let locked = self.store.lock(LOCK)?;
         Tables::flip(&mut self.endpoints, &locked, &[flip])?;
         Ok(true)
     }
 
-    /// Compares what is known of a word with what stands there: the plugin, or a stranger, may have written it.
-    pub(crate) fn check_word(&mut self, endpoint: EndpointId, slot: u32) {
-        let now = self.endpoints.words.get(slot);
-        let (known, word) = (self.live.word(endpoint), Word::of(now));
-        if now.has(PolicyWord::PENDING) || now.epoch() == 0 {
+    /// Compares what is known of a policy state with what stands there: the plugin, or a stranger, may have written it.
+    pub(crate) fn check_policy_state(&mut self, endpoint: EndpointId, endpoint_index: u32) {
+        let now = self.endpoints.policy_states.get(endpoint_index);
+        let (known, policy_state) = (self.live.policy_state(endpoint), EndpointState::of(now));
+        if now.has(PolicyState::PENDING) || now.revision() == 0 {
             self.live.forget(endpoint);
-        } else if known != Some(word) {
+        } else if known != Some(policy_state) {
             // The plugin has let it go by its mode: that is what it has until a plan says otherwise.
-            self.live.apply(&Write::PutWord {
+            self.live.apply(&Write::PutPolicyState {
                 endpoint,
-                word,
-                new_epoch: false,
+                policy_state,
+                new_revision: false,
             });
         }
     }
@@ -383,8 +386,8 @@ fn each(
             let mut of_it = found.into_iter().filter(|(key, _)| key.port_set == id.0);
             of_it.try_for_each(|(key, _)| put(tables, &apply::Write::DeletePort { key }))
         }
-        // Words are not in the tables: `Kernel::flip`.
-        Write::PutWord { .. } => Ok(()),
+        // Policy states are not in the tables: `Kernel::flip`.
+        Write::PutPolicyState { .. } => Ok(()),
     }
 }
 
@@ -482,7 +485,7 @@ fn folders(pins: &Pins) -> Option<[Times; 2]> {
 fn stamp(pins: &Pins) -> [Option<u64>; 2] {
     let inode = |path: PathBuf| fs::metadata(path).ok().map(|m| m.ino());
     [
-        inode(pins.map("WORDS")),
+        inode(pins.map("POLICY_STATES")),
         inode(pins.program(load::PROGRAM_INGRESS)),
     ]
 }

@@ -1,8 +1,8 @@
-//! The companion, `podgated`: store -> compile -> maps -> words, and what it says about it.
+//! The companion, `podgated`: store -> compile -> maps -> policy states, and what it says about it.
 //!
 //! Invariants
 //! - enforcement never depends on it: with it away the last policy stays in force, and what is not known stays closed;
-//! - a word flips only after all that it leads to is in the tables; a failed change leaves the old policy in force;
+//! - a policy state flips only after all that it leads to is in the tables; a failed change leaves the old policy in force;
 //! - a broken document never blocks another, nothing in the store can end it, a taken port neither;
 //! - one engine thread changes things; the runtime beside it only tells it of changes and answers questions.
 //!

@@ -47,10 +47,10 @@ pub(crate) fn gather(
 ) -> BTreeMap<EndpointId, Local> {
     let mut all = BTreeMap::new();
     for record in records {
-        if record.life == 0 {
+        if record.endpoint_id == 0 {
             continue;
         }
-        let id = EndpointId(record.life);
+        let id = EndpointId(record.endpoint_id);
         let workload = workloads
             .pods
             .get(&(record.pod_namespace.clone(), record.pod_name.clone()))

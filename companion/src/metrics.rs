@@ -107,9 +107,9 @@ fn engine(registry: &mut Registry, shared: &Shared) {
         known.generation,
     );
     gauge(
-        "attachment_flaws",
+        "attachment_faults",
         "Endpoints that are not enforced as they should be",
-        known.flaws,
+        known.faults,
     );
     gauge(
         "enforcement_suspended",
@@ -171,18 +171,18 @@ fn engine(registry: &mut Registry, shared: &Shared) {
     let seconds = counts.apply_us.load(Ordering::Relaxed) as f64 / 1e6;
     registry.register(
         "policy_apply_seconds",
-        "Time from compiling to words, summed",
+        "Time from compiling to policy states, summed",
         ConstCounter::new(seconds),
     );
     registry.register(
         "repairs",
-        "Attachments, rows and pins that were put back",
+        "Attachments, entries and pins that were put back",
         load(&counts.repairs),
     );
     registry.register(
-        "leftovers_removed",
+        "orphans_removed",
         "Rows, records and links that were left over",
-        load(&counts.leftovers),
+        load(&counts.orphans),
     );
     registry.register("events", "Flow events read", load(&counts.events));
     registry.register(
@@ -230,8 +230,11 @@ fn kernel(
             .get_or_create(&ByDirection { direction })
             .inc_by(0);
     }
-    for (slot, counted) in &counted {
-        let pod = known.pods.values().find(|pod| pod.slot == *slot);
+    for (endpoint_index, counted) in &counted {
+        let pod = known
+            .pods
+            .values()
+            .find(|pod| pod.endpoint_index == *endpoint_index);
         if let Some(pod) = pod {
             let labels = PodLabels {
                 namespace: pod.namespace.clone(),
@@ -330,13 +333,13 @@ fn kernel(
     );
     let endpoints = Endpoints::open(bpf_dir)?;
     gauge(
-        "endpoint_rows",
-        "Endpoint rows in the kernel",
-        endpoints.rows()?.len() as u64,
+        "endpoint_entries",
+        "Endpoint entries in the kernel",
+        endpoints.entries()?.len() as u64,
     );
     gauge(
         "interfaces_without_enforcement",
-        "Host ends of pods' veth pairs that no endpoint row enforces",
+        "Host ends of pods' veth pairs that no endpoint entry enforces",
         observe::without_enforcement(&endpoints)?.len() as u64,
     );
     Ok(())

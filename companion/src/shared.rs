@@ -30,7 +30,7 @@ pub(crate) struct Known {
     pub(crate) generation: u64,
     /// Entries of the policy tables: name, entries.
     pub(crate) tables: [(&'static str, u64); 4],
-    pub(crate) flaws: u64,
+    pub(crate) faults: u64,
     pub(crate) suspended: bool,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Known {
 pub(crate) struct Pod {
     pub(crate) namespace: String,
     pub(crate) name: String,
-    pub(crate) slot: u32,
+    pub(crate) endpoint_index: u32,
     pub(crate) strict: bool,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Counts {
     pub(crate) apply_errors: AtomicU64,
     pub(crate) apply_us: AtomicU64,
     pub(crate) repairs: AtomicU64,
-    pub(crate) leftovers: AtomicU64,
+    pub(crate) orphans: AtomicU64,
     pub(crate) swept_expired: AtomicU64,
     pub(crate) swept_dead: AtomicU64,
     pub(crate) swept_shrunk: AtomicU64,

@@ -50,7 +50,7 @@ pub struct Companion {
     pub events: bool,
     /// Pod interfaces whose attachment was found broken, with what is wrong, and could not be repaired.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub flaws: BTreeMap<u32, String>,
+    pub faults: BTreeMap<u32, String>,
     /// What is wrong with files that are no documents (records, workloads, node files).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -132,7 +132,7 @@ pub struct File {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoints {
-    /// Sorted by life.
+    /// Sorted by endpoint id.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -140,10 +140,12 @@ pub struct Endpoints {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Its life.
-    pub life: u32,
-    /// Its slot.
-    pub slot: u32,
+    /// Its endpoint id.
+    #[serde(alias = "life")]
+    pub endpoint_id: u32,
+    /// Its endpoint index.
+    #[serde(alias = "slot")]
+    pub endpoint_index: u32,
     /// Host veth.
     pub ifindex: u32,
     /// Container.
@@ -166,7 +168,7 @@ pub struct Endpoint {
     pub isolated_ingress: bool,
     /// Isolated from the pod.
     pub isolated_egress: bool,
-    /// Whether what applies is known; until then its word stays pending.
+    /// Whether what applies is known; until then its policy state stays pending.
     pub known: bool,
 }
 
@@ -174,7 +176,7 @@ pub struct Endpoint {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Facts {
-    /// Policy and life of the endpoint.
+    /// Policy and endpoint id of the endpoint.
     pub(crate) settled: Vec<(String, u32)>,
 }
 

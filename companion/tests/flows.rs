@@ -36,8 +36,8 @@ impl Table {
     /// As the programs make flows: entries, and counted.
     fn make(
         &mut self,
-        slot: u32,
-        life: u32,
+        endpoint_index: u32,
+        endpoint_id: u32,
         count: u16,
         protocol: u8,
         state: u32,
@@ -45,7 +45,7 @@ impl Table {
     ) {
         for port in 0..count {
             let key = layout::FlowKey {
-                life,
+                endpoint_id,
                 local_port_be: port.to_be(),
                 remote_port_be: (idle_seconds as u16).to_be(),
                 family: layout::V4,
@@ -69,8 +69,8 @@ impl Table {
                 )
                 .unwrap();
         }
-        for slot in [0, slot] {
-            let ShareValue(Share { made, answered }) = self.shares.get(&slot, 0).unwrap();
+        for endpoint_index in [0, endpoint_index] {
+            let ShareValue(Share { made, answered }) = self.shares.get(&endpoint_index, 0).unwrap();
             let more = if state & STATE_ANSWERED != 0 {
                 u64::from(count)
             } else {
@@ -80,7 +80,9 @@ impl Table {
                 made: made + u64::from(count),
                 answered: answered + more,
             };
-            self.shares.set(slot, ShareValue(share), 0).unwrap();
+            self.shares
+                .set(endpoint_index, ShareValue(share), 0)
+                .unwrap();
         }
     }
 }
@@ -106,11 +108,25 @@ fn what_has_expired_goes_and_is_counted() {
     assert!(real.flows > 0);
 
     let mut table = Table::open(&pins);
-    table.make(record.slot, record.life, 3000, 6, 0, 70);
-    table.make(record.slot, record.life, 2000, 6, STATE_ANSWERED, 4000);
-    table.make(record.slot, record.life, 1000, 17, STATE_ANSWERED, 200);
-    table.make(record.slot, record.life, 500, 17, 0, 100);
-    // Of a life that is gone: counted for all only.
+    table.make(record.endpoint_index, record.endpoint_id, 3000, 6, 0, 70);
+    table.make(
+        record.endpoint_index,
+        record.endpoint_id,
+        2000,
+        6,
+        STATE_ANSWERED,
+        4000,
+    );
+    table.make(
+        record.endpoint_index,
+        record.endpoint_id,
+        1000,
+        17,
+        STATE_ANSWERED,
+        200,
+    );
+    table.make(record.endpoint_index, record.endpoint_id, 500, 17, 0, 100);
+    // Of an endpoint that is gone: counted for all only.
     table.make(4001, 1_000_000, 700, 17, 0, 1);
 
     let endpoints = Endpoints::open(&node.bpf).unwrap();
@@ -129,7 +145,7 @@ fn what_has_expired_goes_and_is_counted() {
         answered: real.answered + 2000,
     };
     assert_eq!(flows.held(0).unwrap(), all);
-    assert_eq!(flows.held(record.slot).unwrap(), all);
+    assert_eq!(flows.held(record.endpoint_index).unwrap(), all);
     assert_eq!(table.flows.keys().count() as u64, all.flows);
     assert!(kept.works());
     assert_eq!(
@@ -171,11 +187,25 @@ fn a_short_table_takes_from_who_has_too_much_only() {
     }
     assert_eq!(flows.config().unwrap().fair_share, 4096);
     let mut table = Table::open(&pins);
-    table.make(greedy.slot, greedy.life, 15_000, 6, STATE_ANSWERED, 3000);
-    table.make(greedy.slot, greedy.life, 10_000, 6, STATE_ANSWERED, 10);
     table.make(
-        modest.slot,
-        modest.life,
+        greedy.endpoint_index,
+        greedy.endpoint_id,
+        15_000,
+        6,
+        STATE_ANSWERED,
+        3000,
+    );
+    table.make(
+        greedy.endpoint_index,
+        greedy.endpoint_id,
+        10_000,
+        6,
+        STATE_ANSWERED,
+        10,
+    );
+    table.make(
+        modest.endpoint_index,
+        modest.endpoint_id,
         1_000,
         6,
         STATE_ANSWERED,
@@ -189,7 +219,7 @@ fn a_short_table_takes_from_who_has_too_much_only() {
         (0, 0, 15_000),
         "the idle ones, not those in use"
     );
-    assert!(flows.held(modest.slot).unwrap().flows >= 1_000);
+    assert!(flows.held(modest.endpoint_index).unwrap().flows >= 1_000);
     assert!(!flows.is_short().unwrap());
 }
 
@@ -209,11 +239,18 @@ fn counters_that_went_wrong_are_put_right() {
     let pins = Pins::new(&node.bpf);
     let mut flows = Flows::open(&pins).unwrap();
     let mut table = Table::open(&pins);
-    table.make(record.slot, record.life, 100, 6, STATE_ANSWERED, 10);
+    table.make(
+        record.endpoint_index,
+        record.endpoint_id,
+        100,
+        6,
+        STATE_ANSWERED,
+        10,
+    );
     table
         .shares
         .set(
-            record.slot,
+            record.endpoint_index,
             ShareValue(Share {
                 made: 5000,
                 answered: 20,
@@ -223,14 +260,14 @@ fn counters_that_went_wrong_are_put_right() {
         .unwrap();
     let endpoints = Endpoints::open(&node.bpf).unwrap();
     flows.sweep(&node.store, &endpoints).unwrap();
-    let held = flows.held(record.slot).unwrap();
+    let held = flows.held(record.endpoint_index).unwrap();
     assert_eq!(
         held.flows,
         table
             .flows
             .keys()
             .filter_map(Result::ok)
-            .filter(|k| k.0.life == record.life)
+            .filter(|k| k.0.endpoint_id == record.endpoint_id)
             .count() as u64
     );
     assert!(held.answered >= 100, "{held:?}");

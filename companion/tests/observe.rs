@@ -13,7 +13,7 @@ use std::time::Duration;
 use enforcer::hostnet::in_netns;
 use node::{LONG, Node, allow, wait_until};
 use state::{AttachMode, Mode};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 fn get(node: &Node, port: u16, path: &str) -> Option<(u16, String)> {
     let path = path.to_owned();
@@ -49,8 +49,9 @@ fn metrics_and_health_tell_what_is_there() {
         "web.yaml",
         &allow("web", &pod, "web", &[client.v4, client.v6], 80),
     );
-    wait_until("the word is decided", LONG, || {
-        node.word(&record).has(PolicyWord::ISOLATED_INGRESS)
+    wait_until("the policy state is decided", LONG, || {
+        node.policy_state(&record)
+            .has(PolicyState::ISOLATED_INGRESS)
     });
     wait_until("ready", LONG, || {
         get(&node, 8163, "/readyz").is_some_and(|(code, _)| code == 200)
@@ -125,8 +126,8 @@ fn flow_logs_name_pods_and_reasons() {
         log.to_str().unwrap(),
     ]);
     let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
-    wait_until("the word is decided", LONG, || {
-        node.word(&record).has(PolicyWord::LOG)
+    wait_until("the policy state is decided", LONG, || {
+        node.policy_state(&record).has(PolicyState::LOG)
     });
     node.policy(
         "web.yaml",

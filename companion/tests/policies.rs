@@ -10,7 +10,7 @@ use std::time::Duration;
 use enforcer::maps;
 use node::{Connection, LONG, Node, allow, marked, wait_until};
 use state::{AttachMode, Mode};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 use verdict::layout::{Addr, PrefixKey, PrefixValue};
 
 #[test]
@@ -20,10 +20,10 @@ fn a_policy_takes_effect_and_goes_again() {
     let (pod, client, stranger) = (node.pod(), node.pod(), node.pod());
     node.start(&[]);
     let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
-    let decided = wait_until("the word is decided", LONG, || {
-        !node.word(&record).has(PolicyWord::PENDING)
+    let decided = wait_until("the policy state is decided", LONG, || {
+        !node.policy_state(&record).has(PolicyState::PENDING)
     });
-    println!("word decided after {decided:?}");
+    println!("policy state decided after {decided:?}");
     assert!(!node.connects(&client, &pod, 80), "strict");
 
     node.policy(
@@ -35,14 +35,14 @@ fn a_policy_takes_effect_and_goes_again() {
     assert!(!node.connects(&client, &pod, 81));
     assert!(!node.connects(&stranger, &pod, 80));
 
-    // Changed: the connection that is still allowed goes on, and the word says so by a new epoch.
+    // Changed: the connection that is still allowed goes on, and the policy state says so by a new revision.
     let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
     assert!(kept.works());
-    let before = node.word(&record);
+    let before = node.policy_state(&record);
     let all = [client.v4, client.v6, stranger.v4, stranger.v6];
     node.policy("web.yaml", &marked(&allow("web", &pod, "web", &all, 80), 1));
     println!("marked, settled after {:?}", node.settle());
-    assert!(node.word(&record).epoch() > before.epoch());
+    assert!(node.policy_state(&record).revision() > before.revision());
     assert!(node.connects(&stranger, &pod, 80));
     assert!(kept.works());
 
@@ -93,29 +93,33 @@ fn a_restart_changes_no_word() {
         true,
         AttachMode::Clsact,
     );
-    wait_until("the word is decided", LONG, || {
-        !node.word(&record).has(PolicyWord::PENDING)
+    wait_until("the policy state is decided", LONG, || {
+        !node.policy_state(&record).has(PolicyState::PENDING)
     });
     let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
-    let word = node.word(&record);
+    let policy_state = node.policy_state(&record);
     for signal in ["TERM", "KILL"] {
         node.stop(signal);
         assert!(kept.works());
         node.start(&[]);
-        assert_eq!(node.word(&record), word);
+        assert_eq!(node.policy_state(&record), policy_state);
         assert!(kept.works());
     }
     // What changed while it was away is applied as it starts; a broken document keeps its last good version.
     node.stop("TERM");
     node.policy("web.yaml", "kind: [");
     node.start(&[]);
-    assert_eq!(node.word(&record), word);
+    assert_eq!(node.policy_state(&record), policy_state);
     assert!(kept.works());
     node.stop("TERM");
     node.remove_policy("web.yaml");
     node.start(&[]);
     node.settle();
-    assert!(!node.word(&record).has(PolicyWord::ISOLATED_INGRESS));
+    assert!(
+        !node
+            .policy_state(&record)
+            .has(PolicyState::ISOLATED_INGRESS)
+    );
     assert!(
         node.connects(&client, &pod, 81),
         "standard, and nothing isolates it"
@@ -141,10 +145,10 @@ fn maps_are_taken_up_when_they_appear() {
         true,
         AttachMode::Clsact,
     );
-    let decided = wait_until("the word is decided", LONG, || {
-        !node.word(&record).has(PolicyWord::PENDING)
+    let decided = wait_until("the policy state is decided", LONG, || {
+        !node.policy_state(&record).has(PolicyState::PENDING)
     });
-    println!("word decided after {decided:?}");
+    println!("policy state decided after {decided:?}");
     assert!(node.connects(&client, &pod, 80));
     assert!(!node.connects(&client, &pod, 81));
 }
@@ -156,8 +160,8 @@ fn suspension_is_visible_and_ends() {
     let (pod, client) = (node.pod(), node.pod());
     node.start(&["--enable-network-policy=false"]);
     let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
-    wait_until("the word is decided", LONG, || {
-        node.word(&record).has(PolicyWord::SUSPENDED)
+    wait_until("the policy state is decided", LONG, || {
+        node.policy_state(&record).has(PolicyState::SUSPENDED)
     });
     assert!(node.connects(&client, &pod, 80));
     let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
@@ -169,8 +173,8 @@ fn suspension_is_visible_and_ends() {
     );
     node.stop("TERM");
     node.start(&[]);
-    wait_until("the word is enforced again", LONG, || {
-        !node.word(&record).has(PolicyWord::SUSPENDED)
+    wait_until("the policy state is enforced again", LONG, || {
+        !node.policy_state(&record).has(PolicyState::SUSPENDED)
     });
     assert!(!kept.works());
     assert!(!node.connects(&client, &pod, 80));
@@ -194,7 +198,7 @@ fn the_mode_of_a_running_endpoint_follows_its_record() {
     record.mode = Mode::Strict;
     node.store.lock(LONG).unwrap().put_record(&record).unwrap();
     wait_until("strict", Duration::from_secs(2), || {
-        node.word(&record).has(PolicyWord::STRICT)
+        node.policy_state(&record).has(PolicyState::STRICT)
     });
     assert!(!node.connects(&client, &pod, 80));
 }
@@ -211,7 +215,8 @@ fn a_full_table_leaves_the_old_policy_in_force_until_there_is_room() {
         &allow("web", &pod, "web", &[client.v4, client.v6], 80),
     );
     wait_until("in force", LONG, || {
-        node.word(&record).has(PolicyWord::ISOLATED_INGRESS)
+        node.policy_state(&record)
+            .has(PolicyState::ISOLATED_INGRESS)
     });
     assert!(node.connects(&client, &pod, 80));
 
@@ -234,7 +239,7 @@ fn a_full_table_leaves_the_old_policy_in_force_until_there_is_room() {
     {
         filled += 1;
     }
-    let word = node.word(&record);
+    let policy_state = node.policy_state(&record);
     let blocks = ["10.77.0.0/16", "fd77::/16"];
     let text = allow("web", &pod, "web", &[client.v4, client.v6], 80);
     let wider = blocks.iter().fold(text, |text, block| {
@@ -249,7 +254,7 @@ fn a_full_table_leaves_the_old_policy_in_force_until_there_is_room() {
     wait_until("it is told", LONG, || {
         status().error.is_some_and(|e| e.contains("PREFIXES"))
     });
-    assert_eq!(node.word(&record), word);
+    assert_eq!(node.policy_state(&record), policy_state);
     assert!(node.connects(&client, &pod, 80));
     assert!(!node.connects(&other, &pod, 80));
 

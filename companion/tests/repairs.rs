@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use enforcer::endpoint::Endpoints;
 use enforcer::hostnet::in_netns;
-use enforcer::leftovers::{Leftover, describe};
+use enforcer::orphans::{Orphan, describe};
 use node::{LONG, Node, wait_until};
 use state::{AttachMode, Mode, Record};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 /// The promise is a second; machines that build on the side get two.
 const SOON: Duration = Duration::from_secs(2);
@@ -90,35 +90,36 @@ fn pins_come_back_with_all_that_they_hold() {
         &node::allow("web", &pod, "web", &[client.v4, client.v6], 80),
     );
     let record = node.add(&pod, "shop", "web", Mode::Strict, true, AttachMode::Clsact);
-    wait_until("the word is decided", LONG, || {
-        node.word(&record).has(PolicyWord::ISOLATED_INGRESS)
+    wait_until("the policy state is decided", LONG, || {
+        node.policy_state(&record)
+            .has(PolicyState::ISOLATED_INGRESS)
     });
-    let word = node.word(&record);
+    let policy_state = node.policy_state(&record);
     fs::remove_dir_all(&node.bpf).unwrap();
     let took = wait_until("the pins are back", SOON, || {
         enforcer::load::is_loaded(&enforcer::pins::Pins::new(&node.bpf))
     });
     println!("pins back after {took:?}");
-    assert_eq!(node.word(&record), word);
+    assert_eq!(node.policy_state(&record), policy_state);
     assert!(node.connects(&client, &pod, 80));
 
     // Somebody loads anew before they are: the endpoints move over.
     fs::remove_dir_all(&node.bpf).unwrap();
     node.load();
-    wait_until("the endpoint has a row in the new maps", LONG, || {
+    wait_until("the endpoint has a entry in the new maps", LONG, || {
         let endpoints = Endpoints::open(&node.bpf).unwrap();
-        let row = endpoints.row(record.ifindex).unwrap();
-        row.is_some_and(|row| {
+        let entry = endpoints.entry(record.ifindex).unwrap();
+        entry.is_some_and(|entry| {
             endpoints
-                .words
-                .get(row.slot)
-                .has(PolicyWord::ISOLATED_INGRESS)
+                .policy_states
+                .get(entry.endpoint_index)
+                .has(PolicyState::ISOLATED_INGRESS)
         }) && has_filters(&node, &record)
     });
     wait_until("the new programs are attached", SOON, || {
         companion::status::Companion::read(&node.store)
             .unwrap()
-            .is_some_and(|c| c.flaws.is_empty())
+            .is_some_and(|c| c.faults.is_empty())
     });
     assert!(node.connects(&client, &pod, 80));
     assert!(!node.connects(&client, &pod, 81));
@@ -140,7 +141,7 @@ fn what_is_left_over_goes() {
             AttachMode::Clsact,
         ),
     );
-    // An earlier boot, a torn record, a word of nobody.
+    // An earlier boot, a torn record, a policy state without an owner.
     let pods = node.store.layout().pods();
     let mut old = serde_json::to_value(&stays).unwrap();
     old["bootId"] = "00000000-0000-0000-0000-000000000000".into();
@@ -149,27 +150,27 @@ fn what_is_left_over_goes() {
     fs::write(pods.join("torn_eth0.json"), "").unwrap();
     Endpoints::open(&node.bpf)
         .unwrap()
-        .words
-        .set(4000, PolicyWord::new(0, 0, 9));
+        .policy_states
+        .set(4000, PolicyState::new(0, 0, 9));
     let (store, bpf, ns) = (node.store.clone(), node.bpf.clone(), node.netns());
     let look = move || in_netns(&ns, || describe(&store, &bpf).unwrap()).unwrap();
     let found = look();
     assert!(
-        found.iter().any(|l| matches!(l, Leftover::EarlierBoot(_))),
+        found.iter().any(|l| matches!(l, Orphan::EarlierBoot(_))),
         "{found:?}"
     );
     assert!(
-        found.iter().any(|l| matches!(l, Leftover::Torn(_))),
+        found.iter().any(|l| matches!(l, Orphan::Torn(_))),
         "{found:?}"
     );
-    assert!(found.contains(&Leftover::Word(4000)), "{found:?}");
+    assert!(found.contains(&Orphan::PolicyState(4000)), "{found:?}");
     assert_eq!(found.len(), 3, "{found:?}");
     // Seen from another namespace everything seems gone, but the pods say that it is not.
     assert!(
         describe(&node.store, &node.bpf)
             .unwrap()
             .iter()
-            .all(|l| !matches!(l, Leftover::Row { .. } | Leftover::Record(_)))
+            .all(|l| !matches!(l, Orphan::Row { .. } | Orphan::Record(_)))
     );
 
     node.start(&[]);
@@ -181,23 +182,23 @@ fn what_is_left_over_goes() {
         .status()
         .unwrap();
     assert!(status.success());
-    wait_until("row and record are gone", Duration::from_secs(4), || {
-        let row = Endpoints::open(&node.bpf)
+    wait_until("entry and record are gone", Duration::from_secs(4), || {
+        let entry = Endpoints::open(&node.bpf)
             .unwrap()
-            .row(gone.ifindex)
+            .entry(gone.ifindex)
             .unwrap();
-        row.is_none()
+        entry.is_none()
             && node
                 .store
                 .record(&gone.container_id, &gone.ifname)
                 .unwrap()
                 .is_none()
     });
-    assert!(node.word(&gone).0 == 0);
+    assert!(node.policy_state(&gone).0 == 0);
     assert!(
         Endpoints::open(&node.bpf)
             .unwrap()
-            .row(stays.ifindex)
+            .entry(stays.ifindex)
             .unwrap()
             .is_some()
     );

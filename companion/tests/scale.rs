@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use node::{LONG, Node, wait_until};
 use state::Mode;
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 fn proc_value(pid: u32, file: &str, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
@@ -70,21 +70,26 @@ fn one_address_more() {
     let records = node.crowd(100, "shop", Mode::Strict);
     node.policy("shared.yaml", &shared(100, 10_000, 1));
     node.start(&[]);
-    let word = |place: usize| node.word(&records[place]);
+    let policy_state = |place: usize| node.policy_state(&records[place]);
     wait_until("decided", LONG, || {
-        word(99).has(PolicyWord::ISOLATED_INGRESS)
+        policy_state(99).has(PolicyState::ISOLATED_INGRESS)
     });
     let mut times = Vec::new();
     for round in 0..10usize {
         // YAML of a thousand lines is parsed in every round: that is part of the way from file to maps.
         let (before, text) = (
-            word(99).epoch(),
+            policy_state(99).revision(),
             shared(100, 10_001 + round, 2 + round as u32),
         );
         node.policy("shared.yaml", &text);
         let begin = Instant::now();
         let endpoints = enforcer::endpoint::Endpoints::open(&node.bpf).unwrap();
-        while endpoints.words.get(records[99].slot).epoch() == before {
+        while endpoints
+            .policy_states
+            .get(records[99].endpoint_index)
+            .revision()
+            == before
+        {
             assert!(begin.elapsed() < LONG, "no change\n{}", node.log());
             std::thread::yield_now();
         }
@@ -143,7 +148,7 @@ fn memory_and_rest() {
     wait_until("decided", LONG, || {
         records
             .iter()
-            .all(|r| node.word(r).has(PolicyWord::ISOLATED_INGRESS))
+            .all(|r| node.policy_state(r).has(PolicyState::ISOLATED_INGRESS))
     });
     println!(
         "start with 250 endpoints and 1,000 policies: {:?}",
@@ -179,7 +184,7 @@ fn memory_and_rest() {
         state::AttachMode::Clsact,
     );
     let decided = wait_until("decided", LONG, || {
-        !node.word(&record).has(PolicyWord::PENDING)
+        !node.policy_state(&record).has(PolicyState::PENDING)
     });
     println!(
         "one ADD more: decided {decided:?} after it, {:?} with the pod's making",

@@ -5,7 +5,7 @@
 //!
 //! Invariants
 //! - a packet is only read; "pass" is `TC_ACT_UNSPEC`, so that other users' filters still run;
-//! - what changes verdicts is the policy word alone; verdict, epoch and opener of a flow are written by key;
+//! - what changes verdicts is the policy state alone; verdict, revision and opener of a flow are written by key;
 //! - only what Linux 5.10 has: no fetch_add with a result, no loops without a bound, no coarse clock.
 #![cfg_attr(
     target_arch = "bpf",

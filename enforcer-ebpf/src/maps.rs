@@ -5,8 +5,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use verdict::env::Work;
 use verdict::layout::{
-    Addr, Config, Counter, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey,
-    PeerValue, PortValue, PrefixValue, Rate, RuleKey, RuleValue, SLOTS, Share, Swept,
+    Addr, Config, Counter, ENDPOINT_INDEXES, Endpoint, FlowKey, FlowValue, FragmentKey,
+    HostPortKey, PeerKey, PeerValue, PortValue, PrefixValue, Rate, RuleKey, RuleValue, Share,
+    Swept,
 };
 
 /// Data of the `PREFIXES` key behind the prefix length.
@@ -26,9 +27,10 @@ pub(crate) struct PortData(pub(crate) u32, pub(crate) u16, pub(crate) u16);
 
 #[map]
 pub(crate) static ENDPOINTS: HashMap<u32, Endpoint> =
-    HashMap::with_max_entries(SLOTS, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(ENDPOINT_INDEXES, BPF_F_NO_PREALLOC);
 #[map]
-pub(crate) static WORDS: Array<u64> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
+pub(crate) static POLICY_STATES: Array<u64> =
+    Array::with_max_entries(ENDPOINT_INDEXES, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static SOURCES: LpmTrie<SourceData, u32> =
     LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
@@ -61,12 +63,13 @@ pub(crate) static PORTS: LpmTrie<PortData, PortValue> =
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
-pub(crate) static SHARES: Array<Share> = Array::with_max_entries(SLOTS, 0);
+pub(crate) static SHARES: Array<Share> = Array::with_max_entries(ENDPOINT_INDEXES, 0);
 #[map]
-pub(crate) static SWEPT: Array<Swept> = Array::with_max_entries(SLOTS, 0);
-/// Packets that passed, by slot * 2 + direction.
+pub(crate) static SWEPT: Array<Swept> = Array::with_max_entries(ENDPOINT_INDEXES, 0);
+/// Packets that passed, by endpoint index * 2 + direction.
 #[map]
-pub(crate) static PASSED: PerCpuArray<Counter> = PerCpuArray::with_max_entries(SLOTS * 2, 0);
+pub(crate) static PASSED: PerCpuArray<Counter> =
+    PerCpuArray::with_max_entries(ENDPOINT_INDEXES * 2, 0);
 /// Everything but tracked packets, by `verdict::layout::counter_key`.
 #[map]
 pub(crate) static REASONS: PerCpuHashMap<u32, Counter> =
@@ -74,8 +77,8 @@ pub(crate) static REASONS: PerCpuHashMap<u32, Counter> =
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
-pub(crate) static RATES: Array<Rate> = Array::with_max_entries(SLOTS, 0);
-/// Counters of the node that never repeat: the last life (0) and the last epoch (1). Written by user space only.
+pub(crate) static RATES: Array<Rate> = Array::with_max_entries(ENDPOINT_INDEXES, 0);
+/// Counters of the node that never repeat: the last endpoint id (0) and the last revision (1). Written by user space only.
 #[map]
 pub(crate) static NODE: Array<u64> = Array::with_max_entries(2, 0);
 #[map]

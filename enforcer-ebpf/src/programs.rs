@@ -58,12 +58,14 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
     let decision = decide(&Tables(&skb), &skb, &meta, direction, work);
     let (packets, bytes) = (skb.segments(), u64::from(meta.len));
     let drop = decision.reason.is_drop();
-    if !drop && let Some(counter) = PASSED.get_ptr_mut(decision.slot * 2 + direction as u32) {
+    if !drop
+        && let Some(counter) = PASSED.get_ptr_mut(decision.endpoint_index * 2 + direction as u32)
+    {
         add(counter, packets, bytes);
     }
     if decision.reason as u8 != Reason::Tracked as u8 {
         count(
-            counter_key(decision.slot, direction, decision.reason),
+            counter_key(decision.endpoint_index, direction, decision.reason),
             packets,
             bytes,
         );
@@ -101,7 +103,7 @@ fn count(key: u32, packets: u64, bytes: u64) {
 #[inline(always)]
 fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, work: &Work) {
     let Some(config) = CONFIG.get(0) else { return };
-    if !within_rate(decision.slot, config.events_per_endpoint, config)
+    if !within_rate(decision.endpoint_index, config.events_per_endpoint, config)
         || !within_rate(0, config.events_per_node, config)
     {
         return;
@@ -111,8 +113,8 @@ fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, wor
         // SAFETY: the helper has no arguments.
         at_ns: unsafe { bpf_ktime_get_ns() },
         ifindex,
-        life: decision.life,
-        slot: decision.slot,
+        endpoint_id: decision.endpoint_id,
+        endpoint_index: decision.endpoint_index,
         bytes,
         // Without a family these are an earlier packet's.
         src: if p.family == 0 { Addr::ZERO } else { p.src },
@@ -138,8 +140,8 @@ fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, wor
 }
 
 #[inline(always)]
-fn within_rate(slot: u32, limit: u32, config: &Config) -> bool {
-    let Some(rate) = RATES.get_ptr_mut(slot) else {
+fn within_rate(endpoint_index: u32, limit: u32, config: &Config) -> bool {
+    let Some(rate) = RATES.get_ptr_mut(endpoint_index) else {
         return false;
     };
     // SAFETY: the helper has no arguments.

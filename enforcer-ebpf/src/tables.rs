@@ -17,8 +17,8 @@ use verdict::layout::{
 use verdict::packet::{Packet, proto};
 
 use crate::maps::{
-    CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, HOSTPATHS, HOSTPORTS, HOSTS, PEERS, PORTS, PREFIXES,
-    PortData, PrefixData, RULES, SHARES, SOURCES, SWEPT, SourceData, WORDS,
+    CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, HOSTPATHS, HOSTPORTS, HOSTS, PEERS, POLICY_STATES, PORTS,
+    PREFIXES, PortData, PrefixData, RULES, SHARES, SOURCES, SWEPT, SourceData,
 };
 use crate::skb::Skb;
 
@@ -64,8 +64,8 @@ fn add(word: *mut u64, n: u64) {
 }
 
 #[inline(always)]
-fn count(slot: u32, field: impl Fn(*mut Share) -> *mut u64, n: u64) {
-    if let Some(share) = SHARES.get_ptr_mut(slot) {
+fn count(endpoint_index: u32, field: impl Fn(*mut Share) -> *mut u64, n: u64) {
+    if let Some(share) = SHARES.get_ptr_mut(endpoint_index) {
         add(field(share), n);
     }
     if let Some(all) = SHARES.get_ptr_mut(0) {
@@ -78,15 +78,15 @@ impl Env for Tables<'_> {
 
     #[inline(always)]
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
-        // SAFETY: rows are never updated; one that is deleted under the reader is told by its ifindex and life.
+        // SAFETY: entries are never updated; one that is deleted under the reader is told by its ifindex and endpoint id.
         unsafe { ENDPOINTS.get(ifindex) }
     }
 
     #[inline(always)]
-    fn word(&self, slot: u32) -> Option<u64> {
-        let word = WORDS.get_ptr(slot)?;
+    fn policy_state(&self, endpoint_index: u32) -> Option<u64> {
+        let state = POLICY_STATES.get_ptr(endpoint_index)?;
         // SAFETY: one aligned word of an array's value, read whole and once.
-        Some(unsafe { read_volatile(word) })
+        Some(unsafe { read_volatile(state) })
     }
 
     #[inline(always)]
@@ -115,8 +115,8 @@ impl Env for Tables<'_> {
     }
 
     #[inline(always)]
-    fn share(&self, slot: u32) -> (u64, u64) {
-        match (SHARES.get(slot), SWEPT.get(slot)) {
+    fn share(&self, endpoint_index: u32) -> (u64, u64) {
+        match (SHARES.get(endpoint_index), SWEPT.get(endpoint_index)) {
             (Some(share), Some(swept)) => {
                 let live = share.made.wrapping_sub(swept.removed);
                 let answered = share.answered.wrapping_sub(swept.answered);
@@ -137,16 +137,16 @@ impl Env for Tables<'_> {
     }
 
     #[inline(always)]
-    fn count_made(&self, slot: u32) {
+    fn count_made(&self, endpoint_index: u32) {
         // SAFETY: `count` hands in a pointer to a live value; only the field's address is taken.
-        count(slot, |s| unsafe { &raw mut (*s).made }, 1);
+        count(endpoint_index, |s| unsafe { &raw mut (*s).made }, 1);
     }
 
     #[inline(always)]
-    fn count_answered(&self, slot: u32, answered: bool) {
+    fn count_answered(&self, endpoint_index: u32, answered: bool) {
         // SAFETY: as above.
         count(
-            slot,
+            endpoint_index,
             |s| unsafe { &raw mut (*s).answered },
             if answered { 1 } else { u64::MAX },
         );

@@ -1,13 +1,13 @@
 //! Policy tables: single writes by the layouts of `verdict`, and their contents read back.
 //!
 //! Who calls it keeps the order (`policy::plan`): what is put is read by nobody yet or means the same as before, then
-//! the words flip (see [`Tables::flip`]), then what nobody reads any more goes. So a write that fails leaves the old
+//! the policy states flip (see [`Tables::flip`]), then what nobody reads any more goes. So a write that fails leaves the old
 //! policy in force, and every write may be repeated.
 //!
-//! Where a grace period is needed: *after* the words, before anything that the old words lead to is changed, and again
-//! before numbers are used anew. Between tables and words none is needed: a program reads its word first and once, so one
-//! that has the new word began after every table write had returned, and one that has the old word finds all that the old
-//! word leads to still there. (Each update of a map is one pointer change under RCU: a look-up finds old or new.)
+//! Where a grace period is needed: *after* the policy states, before anything that the old policy states lead to is changed, and again
+//! before numbers are used anew. Between tables and policy states none is needed: a program reads its policy state first and once, so one
+//! that has the new policy state began after every table write had returned, and one that has the old policy state finds all that the old
+//! policy state leads to still there. (Each update of a map is one pointer change under RCU: a look-up finds old or new.)
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, MapData};
 use state::{Locked, Store};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 use verdict::layout::{
     Addr, PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, V4,
 };
@@ -91,19 +91,19 @@ pub struct Tables {
     ports: LpmTrie<MapData, PortData, u32>,
 }
 
-/// A word that is to be written: whose, and what.
+/// A policy state that is to be written: whose, and what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flip {
     /// Host veth of the endpoint.
     pub ifindex: u32,
-    /// Its life: another's word is never written.
-    pub life: u32,
+    /// Its endpoint id: another's policy state is never written.
+    pub endpoint_id: u32,
     /// Flags, all of them.
     pub flags: u64,
     /// Policy set.
     pub set: u16,
-    /// Take a new epoch: verdicts change. A pending or empty word always gets one.
-    pub new_epoch: bool,
+    /// Take a new revision: verdicts change. A pending or empty policy state always gets one.
+    pub new_revision: bool,
 }
 
 impl Tables {
@@ -215,36 +215,38 @@ impl Tables {
         Ok(all)
     }
 
-    /// Flips words: after this the new policy is in force. Endpoints that are gone are returned, their words untouched.
+    /// Flips policy states: after this the new policy is in force. Endpoints that are gone are returned, their policy states untouched.
     ///
-    /// All words that change in one call get one epoch: it is new for each of them.
+    /// All policy states that change in one call get one revision: it is new for each of them.
     ///
     /// # Errors
-    /// If an epoch cannot be had or a row cannot be read; the words before the failing one have flipped.
+    /// If an revision cannot be had or an entry cannot be read; the policy states before the failing one have flipped.
     pub fn flip(
         endpoints: &mut Endpoints,
         locked: &Locked<'_>,
         flips: &[Flip],
     ) -> Result<Vec<Flip>, endpoint::Error> {
-        let (mut gone, mut epoch) = (Vec::new(), None);
+        let (mut gone, mut revision) = (Vec::new(), None);
         for flip in flips {
-            let Some(row) = endpoints
-                .row(flip.ifindex)?
-                .filter(|row| row.life == flip.life)
+            let Some(entry) = endpoints
+                .entry(flip.ifindex)?
+                .filter(|entry| entry.endpoint_id == flip.endpoint_id)
             else {
                 gone.push(*flip);
                 continue;
             };
-            let before = endpoints.words.get(row.slot);
-            let fresh = flip.new_epoch || before.has(PolicyWord::PENDING) || before.epoch() == 0;
-            let number = match (fresh, epoch) {
-                (false, _) => before.epoch(),
+            let before = endpoints.policy_states.get(entry.endpoint_index);
+            let fresh =
+                flip.new_revision || before.has(PolicyState::PENDING) || before.revision() == 0;
+            let number = match (fresh, revision) {
+                (false, _) => before.revision(),
                 (true, Some(number)) => number,
-                (true, None) => *epoch.insert(endpoints.next_epoch(locked)?),
+                (true, None) => *revision.insert(endpoints.next_revision(locked)?),
             };
-            endpoints
-                .words
-                .set(row.slot, PolicyWord::new(flip.flags, flip.set, number));
+            endpoints.policy_states.set(
+                entry.endpoint_index,
+                PolicyState::new(flip.flags, flip.set, number),
+            );
         }
         Ok(gone)
     }

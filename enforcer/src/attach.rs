@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use verdict::layout::Direction;
 
 use crate::hostnet::{
-    self, Bandwidth, Clsact, FILTER_HANDLE, FILTER_PRIORITY, Flaw, Hook, ProgramIds, QdiscKind, tcx,
+    self, Bandwidth, Clsact, FILTER_HANDLE, FILTER_PRIORITY, Fault, Hook, ProgramIds, QdiscKind,
+    tcx,
 };
 use crate::kernel::{self, KernelVersion};
 use crate::load::{PROGRAM_EGRESS, PROGRAM_INGRESS};
@@ -64,12 +65,12 @@ pub enum Error {
         found: String,
     },
     /// Read back and found wrong.
-    #[error("read back attachment of interface {ifindex}: {flaw}")]
+    #[error("read back attachment of interface {ifindex}: {fault}")]
     ReadBack {
         /// Host veth.
         ifindex: u32,
         /// What is wrong.
-        flaw: Flaw,
+        fault: Fault,
     },
 }
 
@@ -162,9 +163,9 @@ impl Programs {
         };
         match self.verify(ifindex, attached.mode) {
             Ok(None) => Ok(attached),
-            Ok(Some(flaw)) => {
+            Ok(Some(fault)) => {
                 let _ = self.detach(&attached);
-                Err(Error::ReadBack { ifindex, flaw })
+                Err(Error::ReadBack { ifindex, fault })
             }
             Err(e) => {
                 let _ = self.detach(&attached);
@@ -177,7 +178,7 @@ impl Programs {
     ///
     /// # Errors
     /// If the kernel cannot be asked.
-    pub fn verify(&self, ifindex: u32, mode: AttachMode) -> Result<Option<Flaw>, Error> {
+    pub fn verify(&self, ifindex: u32, mode: AttachMode) -> Result<Option<Fault>, Error> {
         Ok(match mode {
             AttachMode::Clsact => hostnet::check_clsact(ifindex, self.ids)?,
             AttachMode::Tcx => hostnet::check_tcx(ifindex, self.ids)?,
@@ -254,8 +255,8 @@ impl Programs {
         }
         // An earlier filter: from 6.6 TCX runs before it; below, there is no place in front of it.
         match hostnet::check_clsact(ifindex, self.ids)? {
-            Some(flaw @ Flaw::InFront { .. }) => {
-                self.tcx_instead(&attached, Error::ReadBack { ifindex, flaw })
+            Some(fault @ Fault::InFront { .. }) => {
+                self.tcx_instead(&attached, Error::ReadBack { ifindex, fault })
             }
             _ => Ok(attached),
         }

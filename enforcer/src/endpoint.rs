@@ -1,4 +1,4 @@
-//! Endpoint rows and their words: what the programs know of one interface of one pod.
+//! Endpoint entries and their policy states: what the programs know of one interface of one pod.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -8,14 +8,14 @@ use aya::maps::{Array, HashMap, MapData, PerCpuValues};
 use ipnetwork::IpNetwork;
 use state::Locked;
 use verdict::layout::{
-    Addr, Counter, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS, SLOTS, SourceKey,
-    Swept, V4, counter_key,
+    Addr, Counter, ENDPOINT_GUARD, ENDPOINT_INDEXES, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS,
+    SourceKey, Swept, V4, counter_key,
 };
-use verdict::{Direction, PolicyWord, Reason};
+use verdict::{Direction, PolicyState, Reason};
 
 use crate::maps::{self, CounterValue, EndpointValue, ShareValue, SweptValue};
 use crate::pins::Pins;
-use crate::words::Words;
+use crate::policy_states::PolicyStates;
 
 /// Why an endpoint could not be made, read or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -24,16 +24,18 @@ pub enum Error {
     /// A map.
     #[error(transparent)]
     Map(#[from] maps::Error),
-    /// Every slot is held.
-    #[error("make endpoint: all {} slots are held", SLOTS - 1)]
-    NoSlot,
-    /// Another row is there.
-    #[error("make endpoint of interface {ifindex}: it has a row already (life {life})")]
+    /// Every endpoint index is held.
+    #[error("make endpoint: all {} endpoint indexes are held", ENDPOINT_INDEXES - 1)]
+    NoFreeIndex,
+    /// Another entry is there.
+    #[error(
+        "make endpoint of interface {ifindex}: it has a entry already (endpoint_id {endpoint_id})"
+    )]
     Exists {
         /// Host veth.
         ifindex: u32,
-        /// Life of the row that is there.
-        life: u32,
+        /// Life of the entry that is there.
+        endpoint_id: u32,
     },
 }
 
@@ -42,7 +44,7 @@ impl Error {
     pub fn is_full(&self) -> bool {
         match self {
             Self::Map(e) => e.is_full(),
-            Self::NoSlot => true,
+            Self::NoFreeIndex => true,
             Self::Exists { .. } => false,
         }
     }
@@ -66,7 +68,7 @@ pub struct NewEndpoint {
     pub extra_sources: Vec<IpNetwork>,
     /// Whether it may send from these only.
     pub source_guard: bool,
-    /// Flags of its first word (`PolicyWord::PENDING`, or the mode).
+    /// Flags of its first policy state (`PolicyState::PENDING`, or the mode).
     pub flags: u64,
 }
 
@@ -75,34 +77,34 @@ pub struct NewEndpoint {
 pub struct Row {
     /// Host veth.
     pub ifindex: u32,
-    /// Slot.
-    pub slot: u32,
-    /// Number of its life.
-    pub life: u32,
+    /// Endpoint index.
+    pub endpoint_index: u32,
+    /// Number of its endpoint id.
+    pub endpoint_id: u32,
     /// All of it.
     pub endpoint: Endpoint,
 }
 
-/// A slot and a life that a new endpoint will have; nothing in the kernel tells of it yet but the counter.
+/// An endpoint index and an endpoint id that a new endpoint will have; nothing in the kernel tells of it yet but the counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserved {
-    /// Slot.
-    pub slot: u32,
-    /// Number of its life.
-    pub life: u32,
+    /// Endpoint index.
+    pub endpoint_index: u32,
+    /// Number of its endpoint id.
+    pub endpoint_id: u32,
 }
 
-/// The endpoint rows, the words and the node's counters.
+/// The endpoint entries, the policy states and the node's counters.
 pub struct Endpoints {
     pins: Pins,
-    rows: HashMap<MapData, u32, EndpointValue>,
+    entries: HashMap<MapData, u32, EndpointValue>,
     node: Array<MapData, u64>,
-    /// The policy words.
-    pub words: Words,
+    /// The policy state.
+    pub policy_states: PolicyStates,
 }
 
-const LAST_LIFE: u32 = 0;
-const LAST_EPOCH: u32 = 1;
+const LAST_ENDPOINT_ID: u32 = 0;
+const LAST_REVISION: u32 = 1;
 
 impl Endpoints {
     /// Opens what is pinned below a folder on a bpffs.
@@ -112,9 +114,9 @@ impl Endpoints {
     pub fn open(bpf_dir: impl AsRef<Path>) -> Result<Self, Error> {
         let pins = Pins::new(bpf_dir);
         Ok(Self {
-            rows: maps::hash(&pins, "ENDPOINTS")?,
+            entries: maps::hash(&pins, "ENDPOINTS")?,
             node: maps::array(&pins, "NODE")?,
-            words: Words::open(&pins)?,
+            policy_states: PolicyStates::open(&pins)?,
             pins,
         })
     }
@@ -136,76 +138,86 @@ impl Endpoints {
         Ok(next)
     }
 
-    /// An epoch that no word of this node ever had.
+    /// An revision that no policy state of this node ever had.
     ///
     /// # Errors
     /// If the counter cannot be read or written.
-    pub fn next_epoch(&mut self, _: &Locked<'_>) -> Result<u64, Error> {
-        self.next(LAST_EPOCH)
+    pub fn next_revision(&mut self, _: &Locked<'_>) -> Result<u64, Error> {
+        self.next(LAST_REVISION)
     }
 
-    /// Chooses slot and life for a new endpoint, so that its record can stand before its row does.
+    /// Chooses endpoint index and endpoint id for a new endpoint, so that its record can stand before its entry does.
     ///
     /// # Errors
-    /// If every slot is held.
+    /// If every endpoint index is held.
     pub fn reserve(&mut self, _: &Locked<'_>) -> Result<Reserved, Error> {
         // Lives are u32 in the keys: a node that starts four thousand million pods in one boot is not met.
-        let life = self.next(LAST_LIFE)? as u32;
-        let slot = self.words.free_slot(life).ok_or(Error::NoSlot)?;
-        Ok(Reserved { slot, life })
+        let endpoint_id = self.next(LAST_ENDPOINT_ID)? as u32;
+        let endpoint_index = self
+            .policy_states
+            .free_index(endpoint_id)
+            .ok_or(Error::NoFreeIndex)?;
+        Ok(Reserved {
+            endpoint_index,
+            endpoint_id,
+        })
     }
 
-    /// Makes an endpoint: its further sources, its word, then its row. Undo is [`Self::delete`].
+    /// Makes an endpoint: its further sources, its policy state, then its entry. Undo is [`Self::delete`].
     ///
     /// # Errors
-    /// If there is a row or no room; nothing is left of it then.
+    /// If there is an entry or no room; nothing is left of it then.
     pub fn create(
         &mut self,
         locked: &Locked<'_>,
         reserved: Reserved,
         new: &NewEndpoint,
     ) -> Result<Row, Error> {
-        if let Some(row) = self.row(new.ifindex)? {
+        if let Some(entry) = self.entry(new.ifindex)? {
             return Err(Error::Exists {
                 ifindex: new.ifindex,
-                life: row.life,
+                endpoint_id: entry.endpoint_id,
             });
         }
-        let Reserved { slot, life } = reserved;
-        let epoch = self.next_epoch(locked)?;
-        let endpoint = row_of(new, slot, life);
-        self.forget_flows_of_slot(slot)?;
+        let Reserved {
+            endpoint_index,
+            endpoint_id,
+        } = reserved;
+        let revision = self.next_revision(locked)?;
+        let endpoint = entry_of(new, endpoint_index, endpoint_id);
+        self.forget_flows_of_index(endpoint_index)?;
         if endpoint.flags & ENDPOINT_MORE_SOURCES != 0
-            && let Err(e) = self.put_sources(new, life)
+            && let Err(e) = self.put_sources(new, endpoint_id)
         {
-            self.delete_sources(life);
+            self.delete_sources(endpoint_id);
             return Err(e);
         }
-        self.words.set(slot, PolicyWord::new(new.flags, 0, epoch));
-        // BPF_NOEXIST: rows are never updated.
-        if let Err(e) = self.rows.insert(new.ifindex, EndpointValue(endpoint), 1) {
-            self.words.set(slot, PolicyWord(0));
-            self.delete_sources(life);
+        self.policy_states
+            .set(endpoint_index, PolicyState::new(new.flags, 0, revision));
+        // BPF_NOEXIST: entries are never updated.
+        if let Err(e) = self.entries.insert(new.ifindex, EndpointValue(endpoint), 1) {
+            self.policy_states.set(endpoint_index, PolicyState(0));
+            self.delete_sources(endpoint_id);
             return Err(maps::Error::write("ENDPOINTS", &e).into());
         }
         Ok(Row {
             ifindex: new.ifindex,
-            slot,
-            life,
+            endpoint_index,
+            endpoint_id,
             endpoint,
         })
     }
 
-    /// The row of an interface.
+    /// The entry of an interface.
     ///
     /// # Errors
     /// If the map cannot be read.
-    pub fn row(&self, ifindex: u32) -> Result<Option<Row>, Error> {
-        match self.rows.get(&ifindex, 0) {
+    pub fn entry(&self, ifindex: u32) -> Result<Option<Row>, Error> {
+        match self.entries.get(&ifindex, 0) {
             Ok(EndpointValue(e)) => Ok(Some(Row {
                 ifindex,
-                slot: e.slot,
-                life: e.life,
+                endpoint_index: e.endpoint_index,
+                endpoint_id: e.endpoint_id,
                 endpoint: e,
             })),
             Err(aya::maps::MapError::KeyNotFound) => Ok(None),
@@ -213,19 +225,19 @@ impl Endpoints {
         }
     }
 
-    /// Every row.
+    /// Every entry.
     ///
     /// # Errors
     /// If the map cannot be read.
-    pub fn rows(&self) -> Result<Vec<Row>, Error> {
+    pub fn entries(&self) -> Result<Vec<Row>, Error> {
         let mut all = Vec::new();
-        for entry in self.rows.iter() {
+        for entry in self.entries.iter() {
             let (ifindex, EndpointValue(e)) =
                 entry.map_err(|e| maps::Error::read("ENDPOINTS", &e))?;
             all.push(Row {
                 ifindex,
-                slot: e.slot,
-                life: e.life,
+                endpoint_index: e.endpoint_index,
+                endpoint_id: e.endpoint_id,
                 endpoint: e,
             });
         }
@@ -233,8 +245,8 @@ impl Endpoints {
         Ok(all)
     }
 
-    /// Deletes the row of an interface if it is of the given life (or of any), and gives its slot back.
-    /// The filters stay: without a row they drop. False if there is no such row.
+    /// Deletes the entry of an interface if it is of the given endpoint id (or of any), and gives its endpoint index back.
+    /// The filters stay: without an entry they drop. False if there is no such entry.
     ///
     /// # Errors
     /// If the map cannot be read or written.
@@ -242,58 +254,59 @@ impl Endpoints {
         &mut self,
         _: &Locked<'_>,
         ifindex: u32,
-        life: Option<u32>,
+        endpoint_id: Option<u32>,
     ) -> Result<bool, Error> {
-        let Some(row) = self.row(ifindex)? else {
+        let Some(entry) = self.entry(ifindex)? else {
             return Ok(false);
         };
-        if life.is_some_and(|l| l != row.life) {
+        if endpoint_id.is_some_and(|l| l != entry.endpoint_id) {
             return Ok(false);
         }
-        maps::gone(self.rows.remove(&ifindex)).map_err(|e| maps::Error::write("ENDPOINTS", &e))?;
-        self.words.set(row.slot, PolicyWord(0));
-        if row.endpoint.flags & ENDPOINT_MORE_SOURCES != 0 {
-            self.delete_sources(row.life);
+        maps::gone(self.entries.remove(&ifindex))
+            .map_err(|e| maps::Error::write("ENDPOINTS", &e))?;
+        self.policy_states.set(entry.endpoint_index, PolicyState(0));
+        if entry.endpoint.flags & ENDPOINT_MORE_SOURCES != 0 {
+            self.delete_sources(entry.endpoint_id);
         }
-        self.forget_counters_of_slot(row.slot);
+        self.forget_counters_of_index(entry.endpoint_index);
         Ok(true)
     }
 
-    /// Waits until the word of a slot is not pending any more; the word found at the end.
-    pub fn wait_decided(&self, slot: u32, timeout: Duration) -> PolicyWord {
+    /// Waits until the policy state of an endpoint index is not pending any more; the policy state found at the end.
+    pub fn wait_decided(&self, endpoint_index: u32, timeout: Duration) -> PolicyState {
         let begin = Instant::now();
         loop {
-            let word = self.words.get(slot);
+            let policy_state = self.policy_states.get(endpoint_index);
             let left = timeout.saturating_sub(begin.elapsed());
-            if !word.has(PolicyWord::PENDING) || left.is_zero() {
-                return word;
+            if !policy_state.has(PolicyState::PENDING) || left.is_zero() {
+                return policy_state;
             }
             std::thread::sleep(left.min(Duration::from_micros(500)));
         }
     }
 
-    /// The flows of the slot's earlier holder are none of the new one's.
-    fn forget_flows_of_slot(&self, slot: u32) -> Result<(), Error> {
+    /// The flows of the endpoint index's earlier holder are none of the new one's.
+    fn forget_flows_of_index(&self, endpoint_index: u32) -> Result<(), Error> {
         let shares: Array<_, ShareValue> = maps::array(&self.pins, "SHARES")?;
         let mut swept: Array<_, SweptValue> = maps::array(&self.pins, "SWEPT")?;
         let ShareValue(made) = shares
-            .get(&slot, 0)
+            .get(&endpoint_index, 0)
             .map_err(|e| maps::Error::read("SHARES", &e))?;
         let value = Swept {
             removed: made.made,
             answered: made.answered,
         };
         swept
-            .set(slot, SweptValue(value), 0)
+            .set(endpoint_index, SweptValue(value), 0)
             .map_err(|e| maps::Error::write("SWEPT", &e).into())
     }
 
-    /// Best effort: the slot's next holder would begin with another pod's numbers, which harms nobody.
-    fn forget_counters_of_slot(&self, slot: u32) {
+    /// Best effort: the endpoint index's next holder would begin with another pod's numbers, which harms nobody.
+    fn forget_counters_of_index(&self, endpoint_index: u32) {
         if let Ok(mut reasons) = maps::per_cpu_hash::<u32, CounterValue>(&self.pins, "REASONS") {
             for reason in Reason::ALL {
                 for direction in [Direction::Ingress, Direction::Egress] {
-                    let _ = reasons.remove(&counter_key(slot, direction, *reason));
+                    let _ = reasons.remove(&counter_key(endpoint_index, direction, *reason));
                 }
             }
         }
@@ -301,7 +314,7 @@ impl Endpoints {
             maps::per_cpu_array::<CounterValue>(&self.pins, "PASSED"),
             aya::util::nr_cpus(),
         ) {
-            for index in [slot * 2, slot * 2 + 1] {
+            for index in [endpoint_index * 2, endpoint_index * 2 + 1] {
                 if let Ok(zero) =
                     PerCpuValues::try_from(vec![CounterValue(Counter::default()); cpus])
                 {
@@ -311,7 +324,7 @@ impl Endpoints {
         }
     }
 
-    fn put_sources(&self, new: &NewEndpoint, life: u32) -> Result<(), Error> {
+    fn put_sources(&self, new: &NewEndpoint, endpoint_id: u32) -> Result<(), Error> {
         let mut trie = maps::trie(&self.pins, "SOURCES")?;
         let own = new
             .addresses
@@ -322,7 +335,7 @@ impl Endpoints {
             let (family, addr) = Addr::from_ip(network.network());
             let key = SourceKey {
                 prefix_len: SourceKey::FIXED_BITS + u32::from(network.prefix()),
-                life,
+                endpoint_id,
                 family: u32::from(family),
                 addr,
             };
@@ -332,15 +345,15 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Best effort: an entry that stays belongs to a life that never comes again.
-    fn delete_sources(&self, life: u32) {
+    /// Best effort: an entry that stays belongs to an endpoint id that never comes again.
+    fn delete_sources(&self, endpoint_id: u32) {
         let Ok(mut trie) = maps::trie::<maps::SourceData, u32>(&self.pins, "SOURCES") else {
             return;
         };
         let keys: Vec<_> = trie
             .keys()
             .filter_map(Result::ok)
-            .filter(|k| k.data().0[0] == life)
+            .filter(|k| k.data().0[0] == endpoint_id)
             .collect();
         for key in keys {
             let _ = trie.remove(&key);
@@ -348,11 +361,11 @@ impl Endpoints {
     }
 }
 
-fn row_of(new: &NewEndpoint, slot: u32, life: u32) -> Endpoint {
+fn entry_of(new: &NewEndpoint, endpoint_index: u32, endpoint_id: u32) -> Endpoint {
     let mut endpoint = Endpoint {
         ifindex: new.ifindex,
-        slot,
-        life,
+        endpoint_index,
+        endpoint_id,
         mac: new.mac,
         flags: if new.source_guard { ENDPOINT_GUARD } else { 0 },
         families: 0,

@@ -1,7 +1,7 @@
 //! The ring of flow events, and how many were lost.
 
 use aya::maps::{Array, MapData, RingBuf};
-use verdict::layout::{Event, SLOTS};
+use verdict::layout::{ENDPOINT_INDEXES, Event};
 
 use crate::maps::{self, RateValue};
 use crate::pins::Pins;
@@ -40,14 +40,19 @@ impl Events {
     ///
     /// # Errors
     /// If the counters cannot be read.
-    pub fn lost(&self, slots: impl IntoIterator<Item = u32>) -> Result<u64, maps::Error> {
+    pub fn lost(
+        &self,
+        endpoint_indexes: impl IntoIterator<Item = u32>,
+    ) -> Result<u64, maps::Error> {
         let mut lost = 0u64;
-        for slot in
-            std::iter::once(0).chain(slots.into_iter().filter(|slot| (1..SLOTS).contains(slot)))
-        {
+        for endpoint_index in std::iter::once(0).chain(
+            endpoint_indexes
+                .into_iter()
+                .filter(|endpoint_index| (1..ENDPOINT_INDEXES).contains(endpoint_index)),
+        ) {
             lost += self
                 .rates
-                .get(&slot, 0)
+                .get(&endpoint_index, 0)
                 .map_err(|e| maps::Error::read("RATES", &e))?
                 .0
                 .lost;

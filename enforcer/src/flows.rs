@@ -1,7 +1,7 @@
 //! The flow table from user space: sweeping what has expired, fair shares, what is free.
 //!
 //! Sweeping only gives memory and shares back: a flow past its time-out is none at look-up, swept or not. Each removal
-//! is counted in `SWEPT` (of the slot, and of slot 0 for all), which user space alone writes, under the node's lock; the
+//! is counted in `SWEPT` (of the endpoint index, and of endpoint index 0 for all), which user space alone writes, under the node's lock; the
 //! programs count what they make. A whole pass sees what really is there and puts the counters right.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,7 @@ pub enum Error {
     /// A map.
     #[error(transparent)]
     Map(#[from] maps::Error),
-    /// The rows.
+    /// The entries.
     #[error(transparent)]
     Endpoint(#[from] endpoint::Error),
     /// The kernel's clock.
@@ -87,7 +87,7 @@ pub struct Flows {
 #[derive(Clone, Copy)]
 struct Owner {
     ifindex: u32,
-    slot: u32,
+    endpoint_index: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,26 +113,26 @@ impl Flows {
         })
     }
 
-    fn share(&self, slot: u32) -> Result<(Share, Swept), maps::Error> {
+    fn share(&self, endpoint_index: u32) -> Result<(Share, Swept), maps::Error> {
         let made = self
             .shares
-            .get(&slot, 0)
+            .get(&endpoint_index, 0)
             .map_err(|e| maps::Error::read("SHARES", &e))?
             .0;
         let swept = self
             .swept
-            .get(&slot, 0)
+            .get(&endpoint_index, 0)
             .map_err(|e| maps::Error::read("SWEPT", &e))?
             .0;
         Ok((made, swept))
     }
 
-    /// Flows of a slot by the counters; slot 0 = all.
+    /// Flows of an endpoint index by the counters; endpoint index 0 = all.
     ///
     /// # Errors
     /// If the counters cannot be read.
-    pub fn held(&self, slot: u32) -> Result<Held, maps::Error> {
-        let (made, swept) = self.share(slot)?;
+    pub fn held(&self, endpoint_index: u32) -> Result<Held, maps::Error> {
+        let (made, swept) = self.share(endpoint_index)?;
         // The counters are read one after the other: below zero is a moment, not a number.
         let less = |a: u64, b: u64| a.wrapping_sub(b) as i64;
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
@@ -204,21 +204,21 @@ impl Flows {
     pub fn sweep(&mut self, store: &Store, endpoints: &Endpoints) -> Result<Summary, Error> {
         let config = self.config()?;
         let owners: BTreeMap<u32, Owner> = endpoints
-            .rows()?
+            .entries()?
             .into_iter()
-            .map(|row| {
+            .map(|entry| {
                 (
-                    row.life,
+                    entry.endpoint_id,
                     Owner {
-                        ifindex: row.ifindex,
-                        slot: row.slot,
+                        ifindex: entry.ifindex,
+                        endpoint_index: entry.endpoint_index,
                     },
                 )
             })
             .collect();
         let mut counters = vec![(0, self.share(0)?)];
         for owner in owners.values() {
-            counters.push((owner.slot, self.share(owner.slot)?));
+            counters.push((owner.endpoint_index, self.share(owner.endpoint_index)?));
         }
         let now = ticks(clock::jiffies(&self.pins)?);
         let mut summary = Summary {
@@ -231,7 +231,7 @@ impl Flows {
             &self.data,
             "FLOWS",
             |key: &FlowKey, value: &maps::FlowValue| {
-                let why = match owners.get(&key.0.life) {
+                let why = match owners.get(&key.0.endpoint_id) {
                     None => Some(Why::Dead),
                     Some(_) => is_over(key, &value.0, now, config.hz).then_some(Why::Expired),
                 };
@@ -239,8 +239,13 @@ impl Flows {
                     Some(why) => doomed.push((*key, why)),
                     None => {
                         let answered = u64::from(value.0.state & STATE_ANSWERED != 0);
-                        for slot in [0, owners.get(&key.0.life).map_or(0, |o| o.slot)] {
-                            let held = seen.entry(slot).or_default();
+                        for endpoint_index in [
+                            0,
+                            owners
+                                .get(&key.0.endpoint_id)
+                                .map_or(0, |o| o.endpoint_index),
+                        ] {
+                            let held = seen.entry(endpoint_index).or_default();
                             held.flows += 1;
                             held.answered += answered;
                         }
@@ -248,10 +253,14 @@ impl Flows {
                 }
             },
         )?;
-        // A row made since the rows were read has flows too; those of a life that has no row now either are dead.
+        // An entry made since the entries were read has flows too; those of an endpoint id that has no entry now either are dead.
         let found = doomed.len();
-        let lives: BTreeSet<u32> = endpoints.rows()?.into_iter().map(|row| row.life).collect();
-        doomed.retain(|(key, why)| *why != Why::Dead || !lives.contains(&key.0.life));
+        let lives: BTreeSet<u32> = endpoints
+            .entries()?
+            .into_iter()
+            .map(|entry| entry.endpoint_id)
+            .collect();
+        doomed.retain(|(key, why)| *why != Why::Dead || !lives.contains(&key.0.endpoint_id));
         self.remove(
             store,
             endpoints,
@@ -289,11 +298,11 @@ impl Flows {
     ) -> Result<Vec<(FlowKey, Why)>, Error> {
         let mut idle: BTreeMap<u32, Vec<(u32, FlowKey)>> = BTreeMap::new();
         let mut beyond = BTreeMap::new();
-        for (life, owner) in owners {
-            let flows = self.held(owner.slot)?.flows;
+        for (endpoint_id, owner) in owners {
+            let flows = self.held(owner.endpoint_index)?.flows;
             let more = flows.saturating_sub(u64::from(config.fair_share));
             if more > 0 {
-                beyond.insert(*life, more as usize);
+                beyond.insert(*endpoint_id, more as usize);
             }
         }
         batch::for_each(
@@ -301,17 +310,17 @@ impl Flows {
             "FLOWS",
             |key: &FlowKey, value: &maps::FlowValue| {
                 let age = now.wrapping_sub(value.0.seen);
-                if beyond.contains_key(&key.0.life)
+                if beyond.contains_key(&key.0.endpoint_id)
                     && expired(now, value.0.seen, config.hz, IDLE_SECONDS)
                 {
-                    idle.entry(key.0.life).or_default().push((age, *key));
+                    idle.entry(key.0.endpoint_id).or_default().push((age, *key));
                 }
             },
         )?;
         let mut extra = Vec::new();
-        for (life, mut flows) in idle {
+        for (endpoint_id, mut flows) in idle {
             flows.sort_unstable_by_key(|(age, _)| std::cmp::Reverse(*age));
-            flows.truncate(beyond.get(&life).copied().unwrap_or(0));
+            flows.truncate(beyond.get(&endpoint_id).copied().unwrap_or(0));
             extra.extend(flows.into_iter().map(|(_, key)| (key, Why::Shrunk)));
         }
         Ok(extra)
@@ -357,13 +366,13 @@ impl Flows {
             }
             let answered = u64::from(value.state & STATE_ANSWERED != 0);
             self.count(0, answered)?;
-            // The slot of a life that is gone has been given its counters anew, or will be.
-            if let Some(owner) = owners.get(&key.0.life)
+            // The endpoint index of an endpoint that is gone has been given its counters anew, or will be.
+            if let Some(owner) = owners.get(&key.0.endpoint_id)
                 && endpoints
-                    .row(owner.ifindex)?
-                    .is_some_and(|row| row.life == key.0.life)
+                    .entry(owner.ifindex)?
+                    .is_some_and(|entry| entry.endpoint_id == key.0.endpoint_id)
             {
-                self.count(owner.slot, answered)?;
+                self.count(owner.endpoint_index, answered)?;
             }
             match why {
                 Why::Expired => summary.expired += 1,
@@ -374,15 +383,15 @@ impl Flows {
         })
     }
 
-    fn count(&mut self, slot: u32, answered: u64) -> Result<(), maps::Error> {
+    fn count(&mut self, endpoint_index: u32, answered: u64) -> Result<(), maps::Error> {
         let SweptValue(mut swept) = self
             .swept
-            .get(&slot, 0)
+            .get(&endpoint_index, 0)
             .map_err(|e| maps::Error::read("SWEPT", &e))?;
         swept.removed = swept.removed.wrapping_add(1);
         swept.answered = swept.answered.wrapping_add(answered);
         self.swept
-            .set(slot, SweptValue(swept), 0)
+            .set(endpoint_index, SweptValue(swept), 0)
             .map_err(|e| maps::Error::write("SWEPT", &e))
     }
 
@@ -394,18 +403,18 @@ impl Flows {
         before: &[(u32, (Share, Swept))],
         seen: &BTreeMap<u32, Held>,
     ) -> Result<(), Error> {
-        for (slot, (made_before, swept_before)) in before {
+        for (endpoint_index, (made_before, swept_before)) in before {
             let _locked = store.lock(LOCK)?;
-            let (made, swept) = self.share(*slot)?;
-            // Somebody else's slot by now.
+            let (made, swept) = self.share(*endpoint_index)?;
+            // Somebody else's endpoint index by now.
             if made.made < made_before.made || swept.removed < swept_before.removed {
                 continue;
             }
-            let seen = seen.get(slot).copied().unwrap_or_default();
+            let seen = seen.get(endpoint_index).copied().unwrap_or_default();
             let right = correct(made_before, &made, &swept, seen);
             if right != swept {
                 self.swept
-                    .set(*slot, SweptValue(right), 0)
+                    .set(*endpoint_index, SweptValue(right), 0)
                     .map_err(|e| maps::Error::write("SWEPT", &e))?;
             }
         }

@@ -3,7 +3,7 @@
 //! The kernel promises one thing of this kind to user space: once an update of a map of maps returns, no program still
 //! works with the old value, because the update ends with `synchronize_rcu()` (`maybe_wait_bpf_programs`, 4.21 and
 //! newer). So a private map of maps with one place is updated here. It takes 9 to 16 ms, which is why it is never waited
-//! for under the node's lock, nor between a policy's tables and its words. (aya 0.14 makes no maps of maps by itself.)
+//! for under the node's lock, nor between a policy's tables and its policy states. (aya 0.14 makes no maps of maps by itself.)
 
 use std::{
     mem::size_of,
@@ -75,7 +75,7 @@ impl Grace {
             value: (&raw const value) as u64,
             flags: 0,
         };
-        // SAFETY: the attribute is `repr(C)` without gaps, its two addresses are of words that outlive the call, and
+        // SAFETY: the attribute is `repr(C)` without gaps, its two addresses are of policy states that outlive the call, and
         // key and value of these maps are one word each.
         let done = unsafe {
             libc::syscall(

@@ -17,13 +17,13 @@ use crate::maps::{
     PrefixValue, RuleKey, SourceData, port_key, prefix_key, source_key,
 };
 use crate::pins::Pins;
-use crate::words::Words;
+use crate::policy_states::PolicyStates;
 
 /// The pinned tables, as they are now.
 pub struct Live {
     endpoint: Option<Endpoint>,
     config: Option<Config>,
-    words: Words,
+    policy_states: PolicyStates,
     sources: LpmTrie<MapData, SourceData, u32>,
     hosts: HashMap<MapData, PeerKey, u32>,
     host_paths: HashMap<MapData, u32, u32>,
@@ -58,12 +58,12 @@ impl Live {
     /// # Errors
     /// If nothing is loaded.
     pub fn open(pins: &Pins, ifindex: u32) -> Result<Self, Error> {
-        let rows: HashMap<_, u32, EndpointValue> = maps::hash(pins, "ENDPOINTS")?;
+        let entries: HashMap<_, u32, EndpointValue> = maps::hash(pins, "ENDPOINTS")?;
         let config: Array<_, ConfigValue> = maps::array(pins, "CONFIG")?;
         Ok(Self {
-            endpoint: found("ENDPOINTS", rows.get(&ifindex, 0))?.map(|v| v.0),
+            endpoint: found("ENDPOINTS", entries.get(&ifindex, 0))?.map(|v| v.0),
             config: found("CONFIG", config.get(&0, 0))?.map(|v| v.0),
-            words: Words::open(pins)?,
+            policy_states: PolicyStates::open(pins)?,
             sources: maps::trie(pins, "SOURCES")?,
             hosts: maps::hash(pins, "HOSTS")?,
             host_paths: maps::hash(pins, "HOSTPATHS")?,
@@ -107,8 +107,8 @@ impl Env for Live {
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
         self.endpoint.as_ref().filter(|e| e.ifindex == ifindex)
     }
-    fn word(&self, slot: u32) -> Option<u64> {
-        Some(self.words.get(slot).0)
+    fn policy_state(&self, endpoint_index: u32) -> Option<u64> {
+        Some(self.policy_states.get(endpoint_index).0)
     }
     fn config(&self) -> Option<&Config> {
         self.config.as_ref()

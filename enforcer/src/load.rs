@@ -53,7 +53,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The object, or the verifier's word.
+    /// The object, or the verifier's log.
     #[error(
         "load kernel programs: {0} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON or root are needed)"
     )]

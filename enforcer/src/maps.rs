@@ -12,7 +12,7 @@ use crate::pins::Pins;
 /// Every pinned map, by its name in the kernel programs (`WORK` is theirs alone).
 pub const ALL: &[&str] = &[
     "ENDPOINTS",
-    "WORDS",
+    "POLICY_STATES",
     "SOURCES",
     "FLOWS",
     "FRAGMENTS",
@@ -151,7 +151,7 @@ macro_rules! plain {
 }
 
 plain! {
-    /// An endpoint row.
+    /// An endpoint entry.
     EndpointValue(layout::Endpoint);
     /// Flow key.
     FlowKey(layout::FlowKey);
@@ -181,7 +181,7 @@ plain! {
     RateValue(layout::Rate);
     /// Data of a prefix key: family and address.
     PrefixData([u32; 5]);
-    /// Data of a source key: life, family and address.
+    /// Data of a source key: endpoint id, family and address.
     SourceData([u32; 6]);
     /// Data of a port key: port set, protocol and port.
     PortData([u32; 2]);
@@ -198,7 +198,7 @@ pub fn source_key(key: &layout::SourceKey) -> Key<SourceData> {
     let [a, b, c, d] = key.addr.0;
     Key::new(
         key.prefix_len,
-        SourceData([key.life, key.family, a, b, c, d]),
+        SourceData([key.endpoint_id, key.family, a, b, c, d]),
     )
 }
 

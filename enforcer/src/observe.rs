@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::Array;
-use verdict::layout::{Counter, SLOTS};
+use verdict::layout::{Counter, ENDPOINT_INDEXES};
 use verdict::{Direction, Reason};
 
 use crate::endpoint::{self, Endpoints};
@@ -11,7 +11,7 @@ use crate::hostnet;
 use crate::maps::{self, CounterValue, ShareValue, SweptValue};
 use crate::pins::Pins;
 
-/// What was counted for one slot.
+/// What was counted for one endpoint index.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     /// Flows in the table.
@@ -40,7 +40,7 @@ fn add(to: &mut Counter, counter: &Counter) {
     to.bytes += counter.bytes;
 }
 
-/// Counters by slot, of the slots that have any; slot 0 = packets of interfaces without a row.
+/// Counters by endpoint index, of the endpoint indexes that have any; endpoint index 0 = packets of interfaces without an entry.
 ///
 /// # Errors
 /// If a map cannot be read.
@@ -68,21 +68,21 @@ pub fn counters(pins: &Pins) -> Result<BTreeMap<u32, Counted>, maps::Error> {
     let passed = maps::per_cpu_array::<CounterValue>(pins, "PASSED")?;
     let shares: Array<_, ShareValue> = maps::array(pins, "SHARES")?;
     let swept: Array<_, SweptValue> = maps::array(pins, "SWEPT")?;
-    // Every packet that passes but is not tracked has a reason too, so slots without one have nothing.
-    for (slot, counted) in all.range_mut(..SLOTS) {
-        for index in [slot * 2, slot * 2 + 1] {
+    // Every packet that passes but is not tracked has a reason too, so endpoint indexes without one have nothing.
+    for (endpoint_index, counted) in all.range_mut(..ENDPOINT_INDEXES) {
+        for index in [endpoint_index * 2, endpoint_index * 2 + 1] {
             let values = passed
                 .get(&index, 0)
                 .map_err(|e| maps::Error::read("PASSED", &e))?;
             values.iter().for_each(|v| add(&mut counted.passed, &v.0));
         }
         let made = shares
-            .get(slot, 0)
+            .get(endpoint_index, 0)
             .map_err(|e| maps::Error::read("SHARES", &e))?
             .0
             .made;
         let removed = swept
-            .get(slot, 0)
+            .get(endpoint_index, 0)
             .map_err(|e| maps::Error::read("SWEPT", &e))?
             .0
             .removed;
@@ -95,7 +95,7 @@ pub fn counters(pins: &Pins) -> Result<BTreeMap<u32, Counted>, maps::Error> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The rows.
+    /// The entries.
     #[error(transparent)]
     Endpoint(#[from] endpoint::Error),
     /// The interfaces.
@@ -103,15 +103,21 @@ pub enum Error {
     Net(#[from] hostnet::Error),
 }
 
-/// Veth ends in the host's namespace whose peer is in another namespace and that have no endpoint row.
+/// Veth ends in the host's namespace whose peer is in another namespace and that have no endpoint entry.
 ///
 /// # Errors
-/// If rows or interfaces cannot be read.
+/// If entries or interfaces cannot be read.
 pub fn without_enforcement(endpoints: &Endpoints) -> Result<Vec<hostnet::Link>, Error> {
-    let rows: BTreeSet<u32> = endpoints.rows()?.into_iter().map(|r| r.ifindex).collect();
+    let entries: BTreeSet<u32> = endpoints
+        .entries()?
+        .into_iter()
+        .map(|r| r.ifindex)
+        .collect();
     let mut links = hostnet::links()?;
     links.retain(|l| {
-        l.kind.as_deref() == Some("veth") && l.peer_netnsid.is_some() && !rows.contains(&l.ifindex)
+        l.kind.as_deref() == Some("veth")
+            && l.peer_netnsid.is_some()
+            && !entries.contains(&l.ifindex)
     });
     Ok(links)
 }

@@ -1,4 +1,4 @@
-//! What somebody else took away is put back: filters, qdiscs, links, rows, or all of it with the pins.
+//! What somebody else took away is put back: filters, qdiscs, links, entries, or all of it with the pins.
 //!
 //! [`check`] only looks; [`repair`] looks again under the lock, for an ADD or DEL may have been half way.
 
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use state::{Locked, Mode, Phase, Record};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 use crate::attach::{self, Programs};
 use crate::endpoint::{self, Endpoints, NewEndpoint};
-use crate::hostnet::{self, Flaw};
+use crate::hostnet::{self, Fault};
 
 /// Why an endpoint could not be repaired.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum Error {
     /// The attachment.
     #[error(transparent)]
     Attach(#[from] attach::Error),
-    /// Row or word.
+    /// Entry or policy state.
     #[error(transparent)]
     Endpoint(#[from] endpoint::Error),
     /// Netlink.
@@ -44,12 +44,12 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {
-    /// Its row is gone: everything is dropped, or older programs run.
-    #[error("its row is gone")]
+    /// Its entry is gone: everything is dropped, or older programs run.
+    #[error("its entry is gone")]
     Row,
     /// The attachment is not in force.
     #[error(transparent)]
-    Attachment(#[from] Flaw),
+    Attachment(#[from] Fault),
 }
 
 /// Looks at an endpoint whose ADD came to its end. `None` = nothing is wrong.
@@ -62,8 +62,8 @@ pub fn check(
     record: &Record,
 ) -> Result<Option<Damage>, Error> {
     if endpoints
-        .row(record.ifindex)?
-        .is_none_or(|row| row.life != record.life)
+        .entry(record.ifindex)?
+        .is_none_or(|entry| entry.endpoint_id != record.endpoint_id)
     {
         return Ok(Some(Damage::Row));
     }
@@ -74,7 +74,7 @@ pub fn check(
 
 /// Puts back what is missing; what was wrong, or `None` if nothing is any more or the endpoint is gone.
 ///
-/// A row that is gone is made anew, pending, under a new life: the record says which, and the companion decides its word.
+/// An entry that is gone is made anew, pending, under a new endpoint id: the record says which, and the companion decides its policy state.
 ///
 /// # Errors
 /// If something stands in the way. The endpoint is then as before, or dropped.
@@ -99,13 +99,14 @@ pub fn repair(
     };
     let mut changed = false;
     if damage == Damage::Row {
-        // Another's row at this interface: it has been taken over.
-        if endpoints.row(record.ifindex)?.is_some() {
+        // Another's entry at this interface: it has been taken over.
+        if endpoints.entry(record.ifindex)?.is_some() {
             return Ok(None);
         }
         let reserved = endpoints.reserve(locked)?;
         let new = new_endpoint(&record)?;
-        (record.life, record.slot) = (reserved.life, reserved.slot);
+        (record.endpoint_id, record.endpoint_index) =
+            (reserved.endpoint_id, reserved.endpoint_index);
         record.layout_version = verdict::layout::LAYOUT_VERSION;
         locked.put_record(&record)?;
         endpoints.create(locked, reserved, &new)?;
@@ -141,7 +142,7 @@ fn new_endpoint(record: &Record) -> Result<NewEndpoint, Error> {
         );
     }
     let strict = if record.mode == Mode::Strict {
-        PolicyWord::STRICT
+        PolicyState::STRICT
     } else {
         0
     };
@@ -151,7 +152,7 @@ fn new_endpoint(record: &Record) -> Result<NewEndpoint, Error> {
         addresses: record.addresses.clone(),
         extra_sources,
         source_guard: record.source_guard,
-        flags: PolicyWord::PENDING | strict,
+        flags: PolicyState::PENDING | strict,
     })
 }
 

@@ -39,7 +39,7 @@ use verdict::layout::Direction;
 use verdict::model::case::Change;
 use verdict::model::generate::{Source, beginning};
 use verdict::model::{Via, Wire, World as _};
-use verdict::{PolicyWord, Reason};
+use verdict::{PolicyState, Reason};
 
 use carry::carry_out;
 use companion::Target;
@@ -81,14 +81,18 @@ struct Chapter<'a> {
 }
 
 /// Four pods, labelled a, b, not at all, and unknown.
-fn endpoints(ours: usize, life: u32) -> Vec<Endpoint> {
+fn endpoints(ours: usize, endpoint_id: u32) -> Vec<Endpoint> {
     let labels = |value: &str| Some(Labels::from([("app".to_owned(), value.to_owned())]));
     let all = [labels("a"), labels("b"), Some(Labels::new()), None];
     all.into_iter()
         .enumerate()
         .map(|(n, labels)| Endpoint {
-            // Others have no row: policy is compiled for them, and nobody carries their words out.
-            id: EndpointId(if n == ours { life } else { u32::MAX - n as u32 }),
+            // Others have no entry: policy is compiled for them, and nobody carries their policy states out.
+            id: EndpointId(if n == ours {
+                endpoint_id
+            } else {
+                u32::MAX - n as u32
+            }),
             namespace: "default".to_owned(),
             name: format!("pod-{n}"),
             labels,
@@ -106,15 +110,20 @@ impl<'a> Chapter<'a> {
         kernel.reset();
         let changes: Vec<Change> = beginning()
             .into_iter()
-            .filter(|change| !matches!(change, Change::Word(_)))
+            .filter(|change| !matches!(change, Change::PolicyState(_)))
             .collect();
         changes.iter().for_each(|c| kernel.change(c).unwrap());
-        let life = kernel.endpoints.row(IFINDEX).unwrap().unwrap().life;
+        let endpoint_id = kernel
+            .endpoints
+            .entry(IFINDEX)
+            .unwrap()
+            .unwrap()
+            .endpoint_id;
         let carrier = companion::Kernel::open(&kernel.store, &kernel.bpf)
             .unwrap()
             .unwrap();
         let ours = usize::from(source.byte() % 4);
-        let mut others = endpoints(ours, life);
+        let mut others = endpoints(ours, endpoint_id);
         let endpoint = others.remove(ours);
         let policy = Policy {
             documents: Vec::new(),
@@ -155,13 +164,13 @@ impl<'a> Chapter<'a> {
             }
         }
         let mode = if source.rarely(2) {
-            PolicyWord::STRICT
+            PolicyState::STRICT
         } else {
             0
         };
         self.truth.mode = mode
             | if source.rarely(16) {
-                PolicyWord::SUSPENDED
+                PolicyState::SUSPENDED
             } else {
                 0
             };
@@ -174,7 +183,7 @@ impl<'a> Chapter<'a> {
         self.truth.policy_changed();
         let plan = plan(&self.carrier.live, &tables);
         self.counts.writes += plan.len() as u64;
-        let whom = (self.truth.policy.endpoint.id, self.kernel.slot());
+        let whom = (self.truth.policy.endpoint.id, self.kernel.endpoint_index());
         let target = Target {
             ifindex: IFINDEX,
             extra: self.truth.mode,
@@ -263,13 +272,13 @@ impl<'a> Chapter<'a> {
     }
 
     fn expected(&self, plain: &Plain) -> Reason {
-        if self.truth.mode & PolicyWord::SUSPENDED != 0 {
+        if self.truth.mode & PolicyState::SUSPENDED != 0 {
             return Reason::Suspended;
         }
         match self.truth.policy.say(plain.question()) {
             Said::Allow => Reason::PolicyAllowed,
             Said::Deny => Reason::PolicyDenied,
-            Said::Nothing if self.truth.mode & PolicyWord::STRICT != 0 => Reason::StrictDefault,
+            Said::Nothing if self.truth.mode & PolicyState::STRICT != 0 => Reason::StrictDefault,
             Said::Nothing => Reason::DefaultAllowed,
         }
     }

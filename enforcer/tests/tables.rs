@@ -13,7 +13,7 @@ use enforcer::hosts::{HostSet, set_host_ports};
 use enforcer::load::{LoadOptions, load};
 use enforcer::pins::Pins;
 use state::Store;
-use verdict::PolicyWord;
+use verdict::PolicyState;
 use verdict::layout::{PORT_ALLOW, PortKey, RULE_ALLOW_ALL, RuleKey};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -152,11 +152,11 @@ fn writes_are_read_back_and_may_be_repeated() {
 }
 
 #[test]
-fn words_flip_with_one_new_epoch_and_never_anothers() {
+fn words_flip_with_one_new_revision_and_never_anothers() {
     let scene = Scene::new();
     let locked = scene.store.lock(LONG).unwrap();
     let mut endpoints = Endpoints::open(&scene.bpf).unwrap();
-    let mut rows = Vec::new();
+    let mut entries = Vec::new();
     for ifindex in [4_000_001, 4_000_002, 4_000_003] {
         let reserved = endpoints.reserve(&locked).unwrap();
         let new = NewEndpoint {
@@ -165,40 +165,54 @@ fn words_flip_with_one_new_epoch_and_never_anothers() {
             addresses: vec![ip("10.0.0.9")],
             extra_sources: vec![],
             source_guard: true,
-            flags: PolicyWord::PENDING,
+            flags: PolicyState::PENDING,
         };
-        rows.push(endpoints.create(&locked, reserved, &new).unwrap());
+        entries.push(endpoints.create(&locked, reserved, &new).unwrap());
     }
-    let flip = |row: usize, life: u32, new_epoch: bool| Flip {
-        ifindex: rows[row].ifindex,
-        life,
-        flags: PolicyWord::STRICT,
+    let flip = |entry: usize, endpoint_id: u32, new_revision: bool| Flip {
+        ifindex: entries[entry].ifindex,
+        endpoint_id,
+        flags: PolicyState::STRICT,
         set: 4,
-        new_epoch,
+        new_revision,
     };
-    let before = endpoints.words.get(rows[2].slot);
+    let before = endpoints.policy_states.get(entries[2].endpoint_index);
     let flips = [
-        flip(0, rows[0].life, false),
-        flip(1, rows[1].life, true),
-        flip(2, rows[2].life + 100, true),
+        flip(0, entries[0].endpoint_id, false),
+        flip(1, entries[1].endpoint_id, true),
+        flip(2, entries[2].endpoint_id + 100, true),
     ];
     let gone = Tables::flip(&mut endpoints, &locked, &flips).unwrap();
-    assert_eq!(gone, [flips[2]], "a life that is not there");
-    assert_eq!(endpoints.words.get(rows[2].slot), before);
+    assert_eq!(gone, [flips[2]], "an endpoint id that is not there");
+    assert_eq!(
+        endpoints.policy_states.get(entries[2].endpoint_index),
+        before
+    );
     let (a, b) = (
-        endpoints.words.get(rows[0].slot),
-        endpoints.words.get(rows[1].slot),
+        endpoints.policy_states.get(entries[0].endpoint_index),
+        endpoints.policy_states.get(entries[1].endpoint_index),
     );
     assert_eq!(
-        (a.flags(), a.set(), a.epoch()),
-        (PolicyWord::STRICT, 4, b.epoch())
+        (a.flags(), a.set(), a.revision()),
+        (PolicyState::STRICT, 4, b.revision())
     );
     assert!(
-        a.epoch() > before.epoch(),
-        "a pending word gets a new epoch in any case"
+        a.revision() > before.revision(),
+        "a pending policy state gets a new revision in any case"
     );
-    Tables::flip(&mut endpoints, &locked, &[flip(0, rows[0].life, false)]).unwrap();
-    assert_eq!(endpoints.words.get(rows[0].slot).epoch(), a.epoch());
+    Tables::flip(
+        &mut endpoints,
+        &locked,
+        &[flip(0, entries[0].endpoint_id, false)],
+    )
+    .unwrap();
+    assert_eq!(
+        endpoints
+            .policy_states
+            .get(entries[0].endpoint_index)
+            .revision(),
+        a.revision()
+    );
 }
 
 #[test]

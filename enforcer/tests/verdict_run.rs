@@ -7,7 +7,7 @@ mod kernel;
 use std::path::Path;
 
 use kernel::{Kernel, LeftOut};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 use verdict::layout::Direction;
 use verdict::model::case::{Change, ModelWorld};
 use verdict::model::generate::{Source, beginning};
@@ -120,21 +120,23 @@ fn change_both(model: &mut ModelWorld, kernel: &mut Kernel, change: &Change) {
 fn walk(kernel: &mut Kernel, seed: u64) -> Result<usize, String> {
     kernel.reset();
     let mut model = ModelWorld::default();
-    let (mut epoch, mut word, mut packets) = (1, PolicyWord(0), 0);
+    let (mut revision, mut policy_state, mut packets) = (1, PolicyState(0), 0);
     let bytes = bytes(seed, 2_000);
     let mut source = Source::new(&bytes);
     let mut first = beginning().into_iter();
     while !source.is_empty() {
         let change = match first.next() {
             Some(change) => Some(change),
-            None => source.rarely(4).then(|| source.change(&mut epoch)),
+            None => source.rarely(4).then(|| source.change(&mut revision)),
         };
         if let Some(change) = change {
             change_both(&mut model, kernel, &change);
             match change {
-                Change::Word(new) => word = new,
-                // A new life begins without a word.
-                Change::Endpoint(_) => change_both(&mut model, kernel, &Change::Word(word)),
+                Change::PolicyState(new) => policy_state = new,
+                // A new endpoint id begins without a word.
+                Change::Endpoint(_) => {
+                    change_both(&mut model, kernel, &Change::PolicyState(policy_state));
+                }
                 _ => {}
             }
             continue;

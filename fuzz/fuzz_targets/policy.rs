@@ -48,8 +48,8 @@ fn carry_out(live: &mut Live, tables: &Tables) {
         }
     }
     assert!(
-        !plan(live, tables).words.iter().any(|w| matches!(w, Write::PutWord { .. })),
-        "a plan that was carried out leaves no word to write"
+        !plan(live, tables).policy_states.iter().any(|w| matches!(w, Write::PutPolicyState { .. })),
+        "a plan that was carried out leaves no policy state to write"
     );
 }
 

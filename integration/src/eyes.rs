@@ -15,7 +15,7 @@ pub struct Snapshot {
 }
 
 /// Maps that a look before and after does not compare: flows, counters and events move with every packet, and the numbers of `node` (last
-/// life, last epoch) never repeat, so that not even an undone ADD gives one back.
+/// endpoint id, last revision) never repeat, so that not even an undone ADD gives one back.
 const MOVING: &str = "flows|fragments|shares|swept|passed|reasons|events|rates|work|clock|node";
 
 /// One look in one process: a heading after `@@`, then what the tool says.

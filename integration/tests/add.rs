@@ -263,15 +263,23 @@ fn many_pods_at_once_share_one_set_and_all_are_enforced() {
         }
     });
     assert_eq!(node.records().len(), many);
-    let mut slots: Vec<u64> = node
+    let mut endpoint_indexes: Vec<u64> = node
         .records()
         .iter()
-        .filter_map(|record| record["slot"].as_u64())
+        .filter_map(|record| record["endpoint_index"].as_u64())
         .collect();
-    slots.sort_unstable();
-    slots.dedup();
-    assert_eq!(slots.len(), many, "each endpoint has a slot of its own");
-    assert!(slots.iter().all(|slot| (1..4096).contains(slot)));
+    endpoint_indexes.sort_unstable();
+    endpoint_indexes.dedup();
+    assert_eq!(
+        endpoint_indexes.len(),
+        many,
+        "each endpoint has an endpoint index of its own"
+    );
+    assert!(
+        endpoint_indexes
+            .iter()
+            .all(|endpoint_index| (1..4096).contains(endpoint_index))
+    );
     let hooks: std::collections::BTreeSet<_> = pods
         .iter()
         .map(|pod| node.bpf_filters(&pod.host_veth(), "ingress"))

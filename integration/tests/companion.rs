@@ -322,17 +322,17 @@ fn status_names_pod_interfaces_without_enforcement() {
 fn host_paths(node: &Node) -> Vec<u32> {
     let pins = node.pins();
     let pin = pins.iter().find(|pin| pin.ends_with("maps/hostpaths"));
-    let rows = node.map_dump(pin.expect("a map of host paths"));
-    let rows = rows.as_array().expect("a list of rows").iter();
-    let index = |row: &Value| {
-        let bytes: Vec<u8> = serde_json::from_value::<Vec<String>>(row["key"].clone())
+    let entries = node.map_dump(pin.expect("a map of host paths"));
+    let entries = entries.as_array().expect("a list of entries").iter();
+    let index = |entry: &Value| {
+        let bytes: Vec<u8> = serde_json::from_value::<Vec<String>>(entry["key"].clone())
             .expect("bytes")
             .iter()
             .map(|byte| u8::from_str_radix(byte.trim_start_matches("0x"), 16).expect("a byte"))
             .collect();
         u32::from_ne_bytes(bytes.try_into().expect("four bytes"))
     };
-    rows.map(index).collect()
+    entries.map(index).collect()
 }
 
 #[test]

@@ -30,8 +30,8 @@ fn without_prev(conf: &Value) -> Value {
     conf
 }
 
-/// Rows of the endpoint table, by `bpftool`'s word.
-fn endpoint_rows(node: &Node) -> usize {
+/// Entries of the endpoint table, by `bpftool`'s word.
+fn endpoint_entries(node: &Node) -> usize {
     let pin = node
         .pins()
         .into_iter()
@@ -47,10 +47,10 @@ fn del_twice_and_del_of_what_never_was_succeed() {
     let node = Node::builder("del").start();
     let (pod, _) = added(&node, "a");
     let chain = Chain::ptp(&node, "net", strict());
-    assert_eq!(endpoint_rows(&node), 1);
+    assert_eq!(endpoint_entries(&node), 1);
     pod.del(&chain);
     assert!(node.records().is_empty());
-    assert_eq!(endpoint_rows(&node), 0);
+    assert_eq!(endpoint_entries(&node), 0);
     pod.del(&chain);
     let never = node.pod("never");
     never.del(&chain);
@@ -78,7 +78,7 @@ fn del_needs_neither_namespace_nor_prev_result() {
         };
         assert_eq!(call.run().result(), Value::Null, "{case}");
         assert!(node.records().is_empty(), "{case}");
-        assert_eq!(endpoint_rows(&node), 0, "{case}");
+        assert_eq!(endpoint_entries(&node), 0, "{case}");
     }
 }
 
@@ -107,7 +107,7 @@ fn after_del_the_filters_stay_and_drop_everything() {
         assert!(traffic::tcp(&node.outside(), address, 80).is_silent());
         assert!(
             traffic::tcp(&node.place(), address, 80).is_silent(),
-            "without a row not even the host"
+            "without a entry not even the host"
         );
     }
 }
@@ -140,12 +140,12 @@ fn a_late_del_of_an_older_container_touches_nothing_of_the_newer() {
     let _ = call(&pod, "DEL", "old").result();
     let _ = call(&pod, "DEL", "old").result();
     assert_eq!(node.records(), before);
-    assert_eq!(endpoint_rows(&node), 1);
+    assert_eq!(endpoint_entries(&node), 1);
     assert!(node.is_enforced(&next.host_veth()));
     let _server = Server::start(&next.place(), &[80], &[]);
     assert!(
         traffic::tcp(&node.place(), next.v4(), 80).is_open(),
-        "the newer endpoint still has its row"
+        "the newer endpoint still has its entry"
     );
 }
 
@@ -156,9 +156,9 @@ fn del_succeeds_where_the_store_cannot_be_written() {
     node.make_state_read_only();
     let _ = pod.call("podgate", "DEL").conf(&conf).run().result();
     assert_eq!(
-        endpoint_rows(&node),
+        endpoint_entries(&node),
         0,
-        "the row goes, the record is left to the scan"
+        "the entry goes, the record is left to the scan"
     );
     node.make_state_writable();
     assert_eq!(node.records().len(), 1);
@@ -167,7 +167,7 @@ fn del_succeeds_where_the_store_cannot_be_written() {
     wait_until("the scan takes the record", Duration::from_secs(5), || {
         node.records().is_empty()
     });
-    assert_eq!(endpoint_rows(&node), 0);
+    assert_eq!(endpoint_entries(&node), 0);
 }
 
 #[test]
@@ -178,9 +178,9 @@ fn what_a_lost_del_left_is_found_by_the_companion() {
     let (kept, _) = added(&node, "b");
     pod.remove_netns();
     wait_until(
-        "record and row of the dead veth are gone",
+        "record and entry of the dead veth are gone",
         Duration::from_secs(5),
-        || node.records().len() == 1 && endpoint_rows(&node) == 1,
+        || node.records().len() == 1 && endpoint_entries(&node) == 1,
     );
     assert!(kept.record().is_some());
 }
@@ -242,7 +242,7 @@ fn check_notices_a_missing_record_and_a_missing_row() {
     let _ = pod.call("podgate", "DEL").conf(&conf).run().result();
     fs::write(records.join(&file), &text).unwrap();
     let output = pod.check(&chain);
-    assert!(!output.success(), "a record without its row\n{output}");
+    assert!(!output.success(), "a record without its entry\n{output}");
     assert!(
         !pod.call("podgate", "CHECK")
             .conf(&conf)
@@ -278,7 +278,7 @@ fn gc_with_a_list_removes_what_it_does_not_name_of_its_own_network() {
         assert!(a.record().is_some(), "{key}: named");
         assert!(b.record().is_none(), "{key}: not named");
         assert!(other.record().is_some(), "{key}: another network's");
-        assert_eq!(endpoint_rows(&node), 2);
+        assert_eq!(endpoint_entries(&node), 2);
         let _ = gc(&node, "net", Some((key, json!([])))).result();
         let _ = gc(&node, "two", Some((key, json!([])))).result();
         assert!(node.records().is_empty());
@@ -293,7 +293,7 @@ fn gc_without_a_list_removes_only_what_the_kernel_shows_to_be_gone() {
     let _ = gc(&node, "net", None).result();
     assert!(a.record().is_some() && node.is_enforced(&a.host_veth()));
     assert!(b.record().is_none());
-    assert_eq!(endpoint_rows(&node), 1);
+    assert_eq!(endpoint_entries(&node), 1);
 }
 
 #[test]
@@ -442,6 +442,6 @@ fn a_pod_that_comes_again_under_its_name_is_enforced_anew() {
         pod.remove_netns();
     }
     wait_until("nothing is left", Duration::from_secs(2), || {
-        node.records().is_empty() && endpoint_rows(&node) == 0
+        node.records().is_empty() && endpoint_entries(&node) == 0
     });
 }

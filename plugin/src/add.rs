@@ -121,7 +121,7 @@ fn enforce(
     settle(request, store, &mut kernel, &standing, done)
 }
 
-/// Waits, without the lock, for the companion's word on each endpoint.
+/// Waits, without the lock, for the companion's policy state on each endpoint.
 fn settle(
     request: &AddRequest,
     store: &Store,

@@ -1,4 +1,4 @@
-//! CHECK: record, row, word and attachment are compared with each other and with the pod's interfaces.
+//! CHECK: record, entry, policy state and attachment are compared with each other and with the pod's interfaces.
 
 use std::path::Path;
 
@@ -110,23 +110,27 @@ fn compare(
         }
         Some(_) => {}
     }
-    let (life, slot) = (record.life, record.slot);
-    match endpoints.row(record.ifindex)? {
-        None => differences.push(format!("{} ({}) has no row", record.veth, record.ifindex)),
-        Some(row) if (row.life, row.slot) != (life, slot) => {
+    let (endpoint_id, endpoint_index) = (record.endpoint_id, record.endpoint_index);
+    match endpoints.entry(record.ifindex)? {
+        None => differences.push(format!("{} ({}) has no entry", record.veth, record.ifindex)),
+        Some(entry)
+            if (entry.endpoint_id, entry.endpoint_index) != (endpoint_id, endpoint_index) =>
+        {
             differences.push(format!(
-                "its row is of life {} in slot {}, not {life} in {slot}",
-                row.life, row.slot
+                "its entry is of endpoint_id {} in endpoint_index {}, not {endpoint_id} in {endpoint_index}",
+                entry.endpoint_id, entry.endpoint_index
             ));
         }
-        Some(_) if endpoints.words.get(slot).0 == 0 => {
-            differences.push(format!("slot {slot} has no policy word"));
+        Some(_) if endpoints.policy_states.get(endpoint_index).0 == 0 => {
+            differences.push(format!(
+                "endpoint_index {endpoint_index} has no policy policy_state"
+            ));
         }
         Some(_) => {}
     }
     match programs.verify(record.ifindex, record.attach_mode) {
         Ok(None) => {}
-        Ok(Some(flaw)) => differences.push(flaw.to_string()),
+        Ok(Some(fault)) => differences.push(fault.to_string()),
         Err(error) => differences.push(error.to_string()),
     }
     Ok(differences)

@@ -58,7 +58,7 @@ pub fn code(error: &Error) -> Code {
         Error::Attach(error) => attach(error),
         Error::Differs { .. } => Code::READ_BACK,
         Error::PolicyUnknown { .. } | Error::NotReady(_) => Code::NOT_READY,
-        Error::Left { .. } | Error::Leftovers(_) => Code::STORE,
+        Error::Left { .. } | Error::Orphans(_) => Code::STORE,
         Error::Undone { cause, .. } => code(cause),
         Error::Panic(_) => Code::DEFECT,
     }
@@ -209,8 +209,8 @@ fn advice(error: &Error) -> &'static str {
         Error::PolicyUnknown { .. } => {
             "start podgated (`systemctl status podgated`); onPolicyUnknown says what becomes of pods while it is away"
         }
-        Error::Left { .. } | Error::Leftovers(_) => {
-            "the call may be repeated; podgated's leftovers scan removes what is gone"
+        Error::Left { .. } | Error::Orphans(_) => {
+            "the call may be repeated; podgated's orphans scan removes what is gone"
         }
         Error::Panic(_) => {
             "this is a defect of podgate: please report it with the lines of the plugin's log"

@@ -45,11 +45,11 @@ pub fn del(request: &DelRequest) -> Result<(), Error> {
     Error::left(failures)
 }
 
-/// Removes one endpoint: the row of that very life, so that a newer endpoint of the interface stays, then the record.
-/// The filters stay: without a row they drop, and they go with the veth.
+/// Removes one endpoint: the entry of that very endpoint id, so that a newer endpoint of the interface stays, then the record.
+/// The filters stay: without an entry they drop, and they go with the veth.
 ///
 /// # Errors
-/// The row cannot be deleted, or the record cannot for another reason than a store that takes no writes: the leftovers
+/// The entry cannot be deleted, or the record cannot for another reason than a store that takes no writes: the orphans
 /// scan gets to it then.
 pub fn remove(
     locked: &Locked<'_>,
@@ -61,13 +61,13 @@ pub fn remove(
     let endpoints = endpoints.filter(|_| record.boot_id == locked.store().boot_id());
     let mut pins = None;
     if let Some(endpoints) = endpoints {
-        deleted = endpoints.delete(locked, record.ifindex, Some(record.life))?;
+        deleted = endpoints.delete(locked, record.ifindex, Some(record.endpoint_id))?;
         forget_links(endpoints, record);
         pins = Some(endpoints.pins());
     }
     match locked.remove_record(record) {
         Err(error) if error.is_unwritable() => {
-            tracing::warn!("{error}; the record is left to the leftovers scan");
+            tracing::warn!("{error}; the record is left to the orphans scan");
         }
         removed => drop(removed?),
     }
@@ -80,10 +80,17 @@ pub fn remove(
         ifname,
         veth,
         ifindex,
-        life,
+        endpoint_id,
         ..
     } = record;
-    tracing::info!(interface = ifname, veth, ifindex, life, deleted, "deleted");
+    tracing::info!(
+        interface = ifname,
+        veth,
+        ifindex,
+        endpoint_id,
+        deleted,
+        "deleted"
+    );
     Ok(())
 }
 
@@ -93,7 +100,7 @@ fn forget_links(endpoints: &Endpoints, record: &Record) {
     if record.attach_mode == AttachMode::Tcx && is_gone() {
         let programs = Programs::open(endpoints.pins());
         if let Err(error) = programs.and_then(|programs| programs.forget_links(record.ifindex)) {
-            tracing::warn!("{error}; the pins are left to the leftovers scan");
+            tracing::warn!("{error}; the pins are left to the orphans scan");
         }
     }
 }

@@ -29,7 +29,7 @@ pub enum Error {
     /// The kernel programs cannot be loaded.
     #[error(transparent)]
     Load(#[from] enforcer::load::Error),
-    /// Rows and words.
+    /// Entries and policy states.
     #[error(transparent)]
     Endpoint(#[from] enforcer::endpoint::Error),
     /// The host set.
@@ -40,7 +40,7 @@ pub enum Error {
     Attach(#[from] enforcer::attach::Error),
     /// What is left over cannot be told.
     #[error(transparent)]
-    Leftovers(#[from] enforcer::leftovers::Error),
+    Orphans(#[from] enforcer::orphans::Error),
     /// CHECK: what stands is not what was made.
     #[error("check {attachment}: {}", differences.join("; "))]
     Differs {

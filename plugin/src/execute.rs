@@ -37,18 +37,18 @@ pub struct Terms<'a> {
 pub struct Standing {
     /// Its host veth.
     pub ifindex: u32,
-    /// Its slot.
-    pub slot: u32,
-    /// Its life.
-    pub life: u32,
+    /// Its endpoint index.
+    pub endpoint_index: u32,
+    /// Its endpoint id.
+    pub endpoint_id: u32,
 }
 
 impl From<&Row> for Standing {
-    fn from(row: &Row) -> Self {
+    fn from(entry: &Row) -> Self {
         Self {
-            ifindex: row.ifindex,
-            slot: row.slot,
-            life: row.life,
+            ifindex: entry.ifindex,
+            endpoint_index: entry.endpoint_index,
+            endpoint_id: entry.endpoint_id,
         }
     }
 }
@@ -58,7 +58,7 @@ impl From<&Row> for Standing {
 pub enum Done {
     /// A record was written.
     Record(Box<Record>),
-    /// A row was made.
+    /// An entry was made.
     Row(Standing),
     /// Programs were attached.
     Attached(Attached),
@@ -70,7 +70,7 @@ pub enum Done {
     reason = "handles of maps have no text form"
 )]
 pub struct Kernel {
-    /// Rows and words.
+    /// Entries and policy states.
     pub endpoints: Endpoints,
     /// The programs.
     pub programs: Programs,
@@ -137,8 +137,8 @@ impl Kernel {
         // Only now that the record stands: a document that comes later finds it there.
         let pending = known::could_select(locked.store(), terms.source, &terms.request.pod);
         let new = new_endpoint(terms, planned, pending);
-        let row = self.endpoints.create(locked, reserved, &new)?;
-        done.push(Done::Row(Standing::from(&row)));
+        let entry = self.endpoints.create(locked, reserved, &new)?;
+        done.push(Done::Row(Standing::from(&entry)));
 
         // Reads back what it attached.
         let attached = self.programs.attach(*host_ifindex, record.attach_mode)?;
@@ -151,23 +151,23 @@ impl Kernel {
             interface = ifname,
             veth = host_name,
             ifindex = host_ifindex,
-            slot = row.slot,
-            life = row.life,
+            endpoint_index = entry.endpoint_index,
+            endpoint_id = entry.endpoint_id,
             mode = ?terms.mode,
             pending,
             "attached"
         );
-        Ok(Standing::from(&row))
+        Ok(Standing::from(&entry))
     }
 
-    /// A repeated ADD of a live attachment. Row and mode stay as they are; the programs are put back where something of
+    /// A repeated ADD of a live attachment. Entry and mode stay as they are; the programs are put back where something of
     /// them is missing.
     fn renew(&mut self, locked: &Locked<'_>, before: &Record) -> Result<Standing, Error> {
         let mut record = before.clone();
-        if let Some(flaw) = self.programs.verify(before.ifindex, before.attach_mode)? {
+        if let Some(fault) = self.programs.verify(before.ifindex, before.attach_mode)? {
             tracing::warn!(
                 ifindex = before.ifindex,
-                "repeated ADD: {flaw}; attaching again"
+                "repeated ADD: {fault}; attaching again"
             );
             record.attach_mode = self
                 .programs
@@ -184,27 +184,27 @@ impl Kernel {
         );
         Ok(Standing {
             ifindex: before.ifindex,
-            slot: before.slot,
-            life: before.life,
+            endpoint_index: before.endpoint_index,
+            endpoint_id: before.endpoint_id,
         })
     }
 
-    /// A row that stands on the interface is of an ADD that was cut off, or of a container that had this namespace before:
-    /// the newest call is the one that counts. Until its row stands, nothing passes.
+    /// An entry that stands on the interface is of an ADD that was cut off, or of a container that had this namespace before:
+    /// the newest call is the one that counts. Until its entry stands, nothing passes.
     fn clear_the_way(&mut self, locked: &Locked<'_>, ifindex: u32) -> Result<(), Error> {
-        let Some(Row { life, .. }) = self.endpoints.row(ifindex)? else {
+        let Some(Row { endpoint_id, .. }) = self.endpoints.entry(ifindex)? else {
             return Ok(());
         };
         tracing::warn!(
             ifindex,
-            life,
-            "a row of an earlier call stands on the interface; taking its place"
+            endpoint_id,
+            "a entry of an earlier call stands on the interface; taking its place"
         );
-        self.endpoints.delete(locked, ifindex, Some(life))?;
+        self.endpoints.delete(locked, ifindex, Some(endpoint_id))?;
         let records = locked.store().records()?.good;
         for record in records
             .iter()
-            .filter(|record| record.ifindex == ifindex && record.life == life)
+            .filter(|record| record.ifindex == ifindex && record.endpoint_id == endpoint_id)
         {
             locked.remove_record(record)?;
         }
@@ -218,9 +218,9 @@ impl Kernel {
         for step in done.into_iter().rev() {
             let outcome = match &step {
                 Done::Attached(attached) => self.programs.detach(attached).map_err(Error::from),
-                Done::Row(row) => self
+                Done::Row(entry) => self
                     .endpoints
-                    .delete(locked, row.ifindex, Some(row.life))
+                    .delete(locked, entry.ifindex, Some(entry.endpoint_id))
                     .map(drop)
                     .map_err(Error::from),
                 Done::Record(record) => withdraw(locked, self.endpoints.pins(), record),
@@ -255,7 +255,7 @@ fn withdraw(locked: &Locked<'_>, pins: &Pins, record: &Record) -> Result<(), Err
     Ok(())
 }
 
-/// The rows and words; `None` where nothing is loaded.
+/// The entries and policy states; `None` where nothing is loaded.
 ///
 /// # Errors
 /// They are there and cannot be opened.
@@ -267,11 +267,11 @@ pub fn open_endpoints(bpf_dir: &Path) -> Result<Option<Endpoints>, endpoint::Err
     }
 }
 
-/// The records of a container whose endpoints stand: attached, and with a row of that very life. Where nothing is loaded,
+/// The records of a container whose endpoints stand: attached, and with an entry of that very endpoint id. Where nothing is loaded,
 /// nothing stands.
 ///
 /// # Errors
-/// Records or rows cannot be read.
+/// Records or entries cannot be read.
 pub fn live_records(
     store: &Store,
     bpf_dir: &Path,
@@ -289,8 +289,8 @@ pub fn live_records(
     let mut live = Vec::new();
     for record in records {
         if endpoints
-            .row(record.ifindex)?
-            .is_some_and(|row| row.life == record.life)
+            .entry(record.ifindex)?
+            .is_some_and(|entry| entry.endpoint_id == record.endpoint_id)
         {
             live.push(record);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use enforcer::leftovers;
+use enforcer::orphans;
 use state::{Locked, Record, Store};
 
 use crate::{
@@ -32,14 +32,14 @@ pub fn gc(request: &GcRequest) -> Result<(), Error> {
 /// What the kernel shows to be gone, of any network: the companion's scan, run once.
 fn remove_gone(request: &GcRequest, store: &Store) -> Result<(), Error> {
     let bpf_dir = &request.places.bpf_dir;
-    let found = leftovers::describe(store, bpf_dir)?;
-    for leftover in found.iter().filter(|leftover| !leftover.is_dust()) {
-        tracing::info!("{leftover}");
+    let found = orphans::describe(store, bpf_dir)?;
+    for orphan in found.iter().filter(|orphan| !orphan.is_dust()) {
+        tracing::info!("{orphan}");
     }
-    let failures = leftovers::remove(store, bpf_dir, &found);
+    let failures = orphans::remove(store, bpf_dir, &found);
     let texts = failures
         .iter()
-        .map(|(leftover, error)| format!("{leftover}: {error}"));
+        .map(|(orphan, error)| format!("{orphan}: {error}"));
     Error::left(texts.collect())
 }
 
@@ -76,7 +76,7 @@ fn remove_if_same(request: &GcRequest, locked: &Locked<'_>, record: &Record) -> 
     let now = locked
         .store()
         .record(&record.container_id, &record.ifname)?;
-    if now.is_some_and(|now| now.life != record.life) {
+    if now.is_some_and(|now| now.endpoint_id != record.endpoint_id) {
         return Ok(());
     }
     let mut endpoints = open_endpoints(&request.places.bpf_dir)?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stdin, CNI_*  ->  wire  ->  request + config + prev  ->  plan (pure)  ->  add: lock, execute, undo in reverse
-//! stdout       <-   wire  <-  prevResult, as it came   <-  wait: the companion takes the word out of `pending`
+//! stdout       <-   wire  <-  prevResult, as it came   <-  wait: the companion takes the policy state out of `pending`
 //! ```
 //!
 //! Invariants:

@@ -1,4 +1,4 @@
-//! What ADD writes for a new endpoint: its record and its row. Pure.
+//! What ADD writes for a new endpoint: its record and its entry. Pure.
 
 use std::{
     collections::BTreeSet,
@@ -11,19 +11,19 @@ use enforcer::{
 };
 use ipnetwork::IpNetwork;
 use state::{Mode, Phase, Record, records::SCHEMA};
-use verdict::{PolicyWord, layout::LAYOUT_VERSION};
+use verdict::{PolicyState, layout::LAYOUT_VERSION};
 
 use crate::{config::Config, execute::Terms, plan::Endpoint, request::AddRequest};
 
-/// The row of a new endpoint. Its first word is `pending` or the mode's.
+/// The entry of a new endpoint. Its first policy state is `pending` or the mode's.
 #[must_use]
 pub fn new_endpoint(terms: Terms<'_>, planned: &Endpoint, pending: bool) -> NewEndpoint {
     let mode = if terms.mode == Mode::Strict {
-        PolicyWord::STRICT
+        PolicyState::STRICT
     } else {
         0
     };
-    let pending = if pending { PolicyWord::PENDING } else { 0 };
+    let pending = if pending { PolicyState::PENDING } else { 0 };
     NewEndpoint {
         ifindex: planned.interface.host_ifindex,
         mac: planned.interface.mac,
@@ -78,7 +78,10 @@ fn link_local_of([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
 /// The record of an endpoint that is about to be made.
 #[must_use]
 pub fn intended(boot_id: &str, terms: Terms<'_>, planned: &Endpoint, reserved: Reserved) -> Record {
-    let Reserved { slot, life } = reserved;
+    let Reserved {
+        endpoint_index,
+        endpoint_id,
+    } = reserved;
     let AddRequest {
         attachment,
         netns,
@@ -109,8 +112,8 @@ pub fn intended(boot_id: &str, terms: Terms<'_>, planned: &Endpoint, reserved: R
         netns: netns.clone(),
         ifindex: *host_ifindex,
         veth: host_name.clone(),
-        life,
-        slot,
+        endpoint_id,
+        endpoint_index,
         mac: mac_text(*mac),
         addresses: own_addresses(planned).into_iter().collect(),
         mode: terms.mode,

@@ -7,16 +7,16 @@ use std::{
 
 use enforcer::endpoint::Endpoints;
 use state::Store;
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 use crate::{config::OnPolicyUnknown, error::Error, execute::Standing, request::AddRequest};
 
-/// Between two looks at a word: it is a read from mapped memory.
+/// Between two looks at a policy state: it is a read from mapped memory.
 const LOOK: Duration = Duration::from_micros(200);
 /// Between two looks at whether the companion lives, which costs system calls.
 const LIFE_SIGN: Duration = Duration::from_millis(50);
 
-/// Waits until the words of all endpoints are decided: `policyWait` at most, not at all while no companion is there. What
+/// Waits until the policy states of all endpoints are decided: `policyWait` at most, not at all while no companion is there. What
 /// is pending then becomes what `onPolicyUnknown` says.
 ///
 /// # Errors
@@ -27,8 +27,12 @@ pub fn for_policy(
     endpoints: &Endpoints,
     standing: &[Standing],
 ) -> Result<(), Error> {
-    let is_pending =
-        |endpoint: &&Standing| endpoints.words.get(endpoint.slot).has(PolicyWord::PENDING);
+    let is_pending = |endpoint: &&Standing| {
+        endpoints
+            .policy_states
+            .get(endpoint.endpoint_index)
+            .has(PolicyState::PENDING)
+    };
     let begin = Instant::now();
     let mut next_sign = begin;
     let reason = loop {
@@ -69,16 +73,20 @@ pub fn for_policy(
     Ok(())
 }
 
-/// Takes `pending` away and leaves the mode. Where the companion is faster its word stands; where the endpoint is gone by
-/// now its slot may be another's, and its word, whose epoch is unique, with it.
+/// Takes `pending` away and leaves the mode. Where the companion is faster its policy state stands; where the endpoint is gone by
+/// now its endpoint index may be another's, and its policy state, whose revision is unique, with it.
 fn allow(endpoints: &Endpoints, endpoint: Standing, reason: &str) -> Result<(), Error> {
-    let word = endpoints.words.get(endpoint.slot);
+    let policy_state = endpoints.policy_states.get(endpoint.endpoint_index);
     let is_ours = endpoints
-        .row(endpoint.ifindex)?
-        .is_some_and(|row| row.life == endpoint.life);
-    if is_ours && word.has(PolicyWord::PENDING) {
-        let decided = word.with_flags(word.flags() & !PolicyWord::PENDING);
-        if endpoints.words.swap(endpoint.slot, word, decided).is_ok() {
+        .entry(endpoint.ifindex)?
+        .is_some_and(|entry| entry.endpoint_id == endpoint.endpoint_id);
+    if is_ours && policy_state.has(PolicyState::PENDING) {
+        let decided = policy_state.with_flags(policy_state.flags() & !PolicyState::PENDING);
+        if endpoints
+            .policy_states
+            .swap(endpoint.endpoint_index, policy_state, decided)
+            .is_ok()
+        {
             tracing::warn!(
                 ifindex = endpoint.ifindex,
                 "{reason}; open as the mode says until the companion knows its policy"

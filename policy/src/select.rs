@@ -7,7 +7,7 @@ use crate::{
     sets::{Policies, Policy, PolicyKey},
 };
 
-/// An endpoint of this node: the `life` of its record, which never repeats.
+/// An endpoint of this node: the `endpoint id` of its record, which never repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(pub u32);
 

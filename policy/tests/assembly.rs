@@ -256,7 +256,7 @@ fn when_a_selector_no_longer_counts() {
         !policy(&selecting).selects(&pod, &facts),
         "it was named, and is no more"
     );
-    // Another life of the same name starts anew.
+    // Another endpoint id of the same name starts anew.
     let next = Endpoint {
         id: EndpointId(2),
         ..pod.clone()

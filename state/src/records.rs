@@ -138,10 +138,12 @@ pub struct Record {
     pub ifindex: u32,
     /// Name of the host's veth.
     pub veth: String,
-    /// The endpoint row's life, a number of the node that never repeats.
-    pub life: u32,
-    /// The endpoint row's slot, 1 to 4095.
-    pub slot: u32,
+    /// Endpoint id of the endpoint entry, a number of the node that never repeats.
+    #[serde(alias = "life")]
+    pub endpoint_id: u32,
+    /// Index of the endpoint entry, 1 to 4095.
+    #[serde(alias = "slot")]
+    pub endpoint_index: u32,
     /// The pod's MAC address, `aa:bb:cc:dd:ee:ff`.
     pub mac: String,
     /// The pod's addresses on this interface.

@@ -6,15 +6,15 @@ use crate::flow::{
     STATE_SYN, TIMEOUT_FRAGMENT, expired, next_state, stale, ticks, timeout_seconds,
 };
 use crate::layout::{
-    Config, Direction, ENDPOINT_GUARD, Endpoint, FlowValue, HostPortKey, SLOTS, V6,
+    Config, Direction, ENDPOINT_GUARD, ENDPOINT_INDEXES, Endpoint, FlowValue, HostPortKey, V6,
 };
 use crate::neighbour::{arp, discovery, is_group, is_host, is_own};
 use crate::packet::{
     ECHO_REPLY, FRAGMENT_FIRST, FRAGMENT_LATER, Packet, proto, read, read_embedded, tcp,
 };
 use crate::policy::judge;
+use crate::policy_state::PolicyState;
 use crate::reason::Reason;
-use crate::word::PolicyWord;
 
 /// Decides about one frame at one hook of one host veth.
 #[inline(always)]
@@ -28,27 +28,28 @@ pub fn decide<E: Env, F: Frame>(
     let Some(endpoint) = env.endpoint(meta.ifindex) else {
         return Decision::NO_ENDPOINT;
     };
-    let (slot, life) = (endpoint.slot, endpoint.life);
-    if endpoint.ifindex != meta.ifindex || slot == 0 || slot >= SLOTS {
+    let (endpoint_index, endpoint_id) = (endpoint.endpoint_index, endpoint.endpoint_id);
+    if endpoint.ifindex != meta.ifindex || endpoint_index == 0 || endpoint_index >= ENDPOINT_INDEXES
+    {
         return Decision::NO_ENDPOINT;
     }
-    let Some(word) = env.word(slot) else {
+    let Some(policy_state) = env.policy_state(endpoint_index) else {
         return Decision::NO_ENDPOINT;
     };
-    let word = PolicyWord(word);
-    // Epochs begin at 1: a word without one is of a slot that nobody holds.
-    if word.epoch() == 0 {
+    let policy_state = PolicyState(policy_state);
+    // Revisions begin at 1: a policy state without one is of an endpoint index that nobody holds.
+    if policy_state.revision() == 0 {
         return Decision::NO_ENDPOINT;
     }
-    let mut reason = packet(env, frame, meta, direction, endpoint, word, work);
-    if reason.is_drop() && word.has(PolicyWord::SUSPENDED) {
+    let mut reason = packet(env, frame, meta, direction, endpoint, policy_state, work);
+    if reason.is_drop() && policy_state.has(PolicyState::SUSPENDED) {
         reason = Reason::Suspended;
     }
     Decision {
         reason,
-        slot,
-        life,
-        log: word.has(PolicyWord::LOG),
+        endpoint_index,
+        endpoint_id,
+        log: policy_state.has(PolicyState::LOG),
     }
 }
 
@@ -69,9 +70,9 @@ enum Why {
     Instead(bool),
     /// A verdict for this packet alone.
     Once,
-    /// A tracked flow whose epoch has passed; with its state.
+    /// A tracked flow whose revision has passed; with its state.
     Again(u32),
-    /// An ICMP error about a tracked flow whose epoch has passed.
+    /// An ICMP error about a tracked flow whose revision has passed.
     Error,
 }
 
@@ -82,7 +83,7 @@ fn packet<E: Env, F: Frame>(
     meta: &Meta,
     direction: Direction,
     endpoint: &Endpoint,
-    word: PolicyWord,
+    policy_state: PolicyState,
     work: &mut Work,
 ) -> Reason {
     if let Err(reason) = read(frame, meta, &mut work.packet, &mut work.head) {
@@ -106,13 +107,14 @@ fn packet<E: Env, F: Frame>(
         endpoint,
         guard,
         direction,
-        word.epoch(),
+        policy_state.revision(),
         work,
     ) {
         return reason;
     }
     // Written well before the look-up reads it: a wide load right behind narrow stores waits for them.
-    work.flow.fill(endpoint.life, &work.packet, direction);
+    work.flow
+        .fill(endpoint.endpoint_id, &work.packet, direction);
     let tag = work.flow.tag();
     if guard {
         let (address, wrong) = match direction {
@@ -131,27 +133,65 @@ fn packet<E: Env, F: Frame>(
     };
     let now = ticks(env.jiffies());
     if work.packet.fragment == FRAGMENT_LATER {
-        return later_fragment(env, meta, endpoint, word, direction, config.hz, now, work);
+        return later_fragment(
+            env,
+            meta,
+            endpoint,
+            policy_state,
+            direction,
+            config.hz,
+            now,
+            work,
+        );
     }
 
     let found = if work.packet.is_icmp_error() {
-        icmp_error(env, frame, endpoint, word, direction, config.hz, now, work)
+        icmp_error(
+            env,
+            frame,
+            endpoint,
+            policy_state,
+            direction,
+            config.hz,
+            now,
+            work,
+        )
     } else {
-        find(env, meta, endpoint, word, direction, config, now, tag, work)
+        find(
+            env,
+            meta,
+            endpoint,
+            policy_state,
+            direction,
+            config,
+            now,
+            tag,
+            work,
+        )
     };
     let reason = match found {
         Found::Known(reason) => reason,
         Found::Ask(asked, why) => {
-            let verdict = judge(env, word, asked, work);
+            let verdict = judge(env, policy_state, asked, work);
             settle(
-                env, endpoint, word, config, now, asked, direction, why, verdict, work,
+                env,
+                endpoint,
+                policy_state,
+                config,
+                now,
+                asked,
+                direction,
+                why,
+                verdict,
+                work,
             )
         }
     };
     if work.packet.fragment == FRAGMENT_FIRST && !reason.is_drop() {
-        work.fragment.fill(endpoint.life, &work.packet, direction);
+        work.fragment
+            .fill(endpoint.endpoint_id, &work.packet, direction);
         let judged = Judged::new(
-            word.epoch(),
+            policy_state.revision(),
             work.fragment.tag(),
             true,
             direction,
@@ -203,18 +243,19 @@ fn later_fragment<E: Env>(
     env: &E,
     meta: &Meta,
     endpoint: &Endpoint,
-    word: PolicyWord,
+    policy_state: PolicyState,
     direction: Direction,
     hz: u32,
     now: u32,
     work: &mut Work,
 ) -> Reason {
-    work.fragment.fill(endpoint.life, &work.packet, direction);
+    work.fragment
+        .fill(endpoint.endpoint_id, &work.packet, direction);
     let Some(value) = env.fragment(&work.fragment) else {
         return Reason::FragmentWithoutFirst;
     };
     let judged = Judged(value.judged);
-    if judged.epoch() == word.epoch()
+    if judged.revision() == policy_state.revision()
         && judged.tag() == work.fragment.tag()
         && judged.allowed()
         && value.state == meta.ingress_ifindex
@@ -236,7 +277,7 @@ fn icmp_error<E: Env, F: Frame>(
     env: &E,
     frame: &F,
     endpoint: &Endpoint,
-    word: PolicyWord,
+    policy_state: PolicyState,
     direction: Direction,
     hz: u32,
     now: u32,
@@ -249,7 +290,7 @@ fn icmp_error<E: Env, F: Frame>(
         return Found::Known(Reason::IcmpUnrelated);
     }
     work.flow
-        .fill(endpoint.life, &work.inner, direction.reverse());
+        .fill(endpoint.endpoint_id, &work.inner, direction.reverse());
     let Some(flow) = env.flow(&work.flow) else {
         return Found::Known(Reason::IcmpUnrelated);
     };
@@ -260,7 +301,7 @@ fn icmp_error<E: Env, F: Frame>(
     {
         return Found::Known(Reason::IcmpUnrelated);
     }
-    if judged.epoch() == word.epoch() {
+    if judged.revision() == policy_state.revision() {
         let related = if judged.allowed() {
             Reason::IcmpRelated
         } else {
@@ -294,7 +335,7 @@ fn find<E: Env>(
     env: &E,
     meta: &Meta,
     endpoint: &Endpoint,
-    word: PolicyWord,
+    policy_state: PolicyState,
     direction: Direction,
     config: &Config,
     now: u32,
@@ -306,7 +347,7 @@ fn find<E: Env>(
             env,
             meta,
             endpoint,
-            word,
+            policy_state,
             direction,
             config,
             now,
@@ -321,7 +362,7 @@ fn find<E: Env>(
             env,
             meta,
             endpoint,
-            word,
+            policy_state,
             direction,
             config,
             now,
@@ -338,7 +379,15 @@ fn find<E: Env>(
     {
         let instead = Why::Instead(state & STATE_ANSWERED != 0);
         return always(
-            env, meta, endpoint, word, direction, config, now, instead, work,
+            env,
+            meta,
+            endpoint,
+            policy_state,
+            direction,
+            config,
+            now,
+            instead,
+            work,
         );
     }
     if direction as u8 == Direction::Ingress as u8
@@ -356,7 +405,7 @@ fn find<E: Env>(
         return Found::Ask(direction, Why::Once);
     }
     let mut allowed = judged.allowed();
-    if judged.epoch() != word.epoch() {
+    if judged.revision() != policy_state.revision() {
         match judged.kind() {
             Kind::Policy => return Found::Ask(judged.opener(), Why::Again(state)),
             Kind::Host => {
@@ -370,7 +419,7 @@ fn find<E: Env>(
         }
         allowed = true;
         let again = Judged::new(
-            word.epoch(),
+            policy_state.revision(),
             work.flow.tag(),
             true,
             judged.opener(),
@@ -457,7 +506,7 @@ fn touch<E: Env>(
     if next != state {
         flow.set_state(next);
         if next & !state & STATE_ANSWERED != 0 {
-            env.count_answered(endpoint.slot, true);
+            env.count_answered(endpoint.endpoint_index, true);
         }
     }
 }
@@ -472,7 +521,7 @@ fn always<E: Env>(
     env: &E,
     meta: &Meta,
     endpoint: &Endpoint,
-    word: PolicyWord,
+    policy_state: PolicyState,
     direction: Direction,
     config: &Config,
     now: u32,
@@ -509,7 +558,13 @@ fn always<E: Env>(
             }
         }
     };
-    let judged = Judged::new(word.epoch(), work.flow.tag(), true, direction, kind);
+    let judged = Judged::new(
+        policy_state.revision(),
+        work.flow.tag(),
+        true,
+        direction,
+        kind,
+    );
     Found::Known(record(
         env, endpoint, config, now, judged, why, reason, work,
     ))
@@ -555,7 +610,7 @@ fn handed_on<E: Env>(env: &E, config: &Config, packet: &Packet) -> bool {
 fn settle<E: Env>(
     env: &E,
     endpoint: &Endpoint,
-    word: PolicyWord,
+    policy_state: PolicyState,
     config: &Config,
     now: u32,
     asked: Direction,
@@ -583,10 +638,16 @@ fn settle<E: Env>(
             if allowed {
                 next = next_state(state, &work.packet, direction, asked);
                 if next & !state & STATE_ANSWERED != 0 {
-                    env.count_answered(endpoint.slot, true);
+                    env.count_answered(endpoint.endpoint_index, true);
                 }
             }
-            let judged = Judged::new(word.epoch(), work.flow.tag(), allowed, asked, Kind::Policy);
+            let judged = Judged::new(
+                policy_state.revision(),
+                work.flow.tag(),
+                allowed,
+                asked,
+                Kind::Policy,
+            );
             work.value = FlowValue {
                 judged: judged.0,
                 seen: now,
@@ -603,7 +664,13 @@ fn settle<E: Env>(
             if !allowed {
                 return verdict;
             }
-            let judged = Judged::new(word.epoch(), work.flow.tag(), true, asked, Kind::Policy);
+            let judged = Judged::new(
+                policy_state.revision(),
+                work.flow.tag(),
+                true,
+                asked,
+                Kind::Policy,
+            );
             record(env, endpoint, config, now, judged, why, verdict, work)
         }
     }
@@ -650,12 +717,12 @@ fn record<E: Env>(
                 return Reason::TableFull;
             }
             if answered {
-                env.count_answered(endpoint.slot, false);
+                env.count_answered(endpoint.endpoint_index, false);
             }
             reason
         }
         Why::New => {
-            let (live, unanswered) = env.share(endpoint.slot);
+            let (live, unanswered) = env.share(endpoint.endpoint_index);
             let (all, _) = env.share(0);
             let fair = u64::from(config.fair_share);
             let limit = u64::from(config.flow_limit);
@@ -667,7 +734,7 @@ fn record<E: Env>(
             if (short && live >= fair) || all >= limit || unanswered >= most {
                 return Reason::ShareFull;
             }
-            if create(env, endpoint.slot, work) {
+            if create(env, endpoint.endpoint_index, work) {
                 reason
             } else {
                 Reason::TableFull
@@ -679,9 +746,9 @@ fn record<E: Env>(
 
 /// Creates the flow `work.flow` with `work.value` and counts it; true also where another CPU was first.
 #[inline(always)]
-pub(crate) fn create<E: Env>(env: &E, slot: u32, work: &Work) -> bool {
+pub(crate) fn create<E: Env>(env: &E, endpoint_index: u32, work: &Work) -> bool {
     if env.put_flow(&work.flow, &work.value, Write::Create) {
-        env.count_made(slot);
+        env.count_made(endpoint_index);
         return true;
     }
     env.flow(&work.flow).is_some()

@@ -66,8 +66,8 @@ pub trait Env {
 
     /// Row of an interface.
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint>;
-    /// Policy word of a slot; `None` if the slot is out of range.
-    fn word(&self, slot: u32) -> Option<u64>;
+    /// Policy policy state of an endpoint index; `None` if the endpoint index is out of range.
+    fn policy_state(&self, endpoint_index: u32) -> Option<u64>;
     /// The node's settings.
     fn config(&self) -> Option<&Config>;
     /// Jiffies since boot.
@@ -77,12 +77,12 @@ pub trait Env {
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef>;
     /// Writes a flow by key; false if the table refused it.
     fn put_flow(&self, key: &FlowKey, value: &FlowValue, how: Write) -> bool;
-    /// Flows made and answered, less those removed, of a slot (0 = all): (live, unanswered).
-    fn share(&self, slot: u32) -> (u64, u64);
-    /// Counts a flow made in the slot and in all.
-    fn count_made(&self, slot: u32);
-    /// Counts a flow answered (or, with false, no longer answered) in the slot and in all.
-    fn count_answered(&self, slot: u32, answered: bool);
+    /// Flows made and answered, less those removed, of an endpoint index (0 = all): (live, unanswered).
+    fn share(&self, endpoint_index: u32) -> (u64, u64);
+    /// Counts a flow made in the endpoint index and in all.
+    fn count_made(&self, endpoint_index: u32);
+    /// Counts a flow answered (or, with false, no longer answered) in the endpoint index and in all.
+    fn count_answered(&self, endpoint_index: u32, answered: bool);
 
     /// A first fragment's verdict.
     fn fragment(&self, key: &FragmentKey) -> Option<FlowValue>;
@@ -100,7 +100,7 @@ pub trait Env {
     /// Whether a socket of the host takes the packet's (new) TCP or UDP flow.
     fn host_socket(&self, packet: &Packet) -> bool;
 
-    /// Class of an exact peer, as the word in the table.
+    /// Class of an exact peer, as the policy state in the table.
     fn peer(&self, key: &PeerKey) -> Option<u64>;
     /// Class of the longest prefix.
     fn prefix(&self, key: &PrefixKey) -> Option<PrefixValue>;
@@ -147,7 +147,7 @@ impl Work {
             packet: Packet::EMPTY,
             inner: Packet::EMPTY,
             flow: FlowKey {
-                life: 0,
+                endpoint_id: 0,
                 local_port_be: 0,
                 remote_port_be: 0,
                 family: 0,
@@ -162,7 +162,7 @@ impl Work {
                 state: 0,
             },
             fragment: FragmentKey {
-                life: 0,
+                endpoint_id: 0,
                 id_be: 0,
                 family: 0,
                 protocol: 0,
@@ -182,7 +182,7 @@ impl Work {
             },
             source: SourceKey {
                 prefix_len: 0,
-                life: 0,
+                endpoint_id: 0,
                 family: 0,
                 addr: Addr::ZERO,
             },
@@ -215,10 +215,10 @@ impl Default for Work {
 pub struct Decision {
     /// Why; tells pass or drop too.
     pub reason: crate::Reason,
-    /// The endpoint's slot, 0 where there is none.
-    pub slot: u32,
-    /// The endpoint's life, 0 where there is none.
-    pub life: u32,
+    /// The endpoint's endpoint index, 0 where there is none.
+    pub endpoint_index: u32,
+    /// The endpoint's endpoint id, 0 where there is none.
+    pub endpoint_id: u32,
     /// Whether the endpoint wants events.
     pub log: bool,
 }
@@ -227,8 +227,8 @@ impl Decision {
     /// No endpoint.
     pub const NO_ENDPOINT: Self = Self {
         reason: crate::Reason::NoEndpoint,
-        slot: 0,
-        life: 0,
+        endpoint_index: 0,
+        endpoint_id: 0,
         log: false,
     };
 }

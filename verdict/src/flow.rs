@@ -1,4 +1,4 @@
-//! Tracked flows: the judgement word, the states, the time-outs.
+//! Tracked flows: the judgement policy state, the states, the time-outs.
 
 use crate::layout::{
     Direction, ECHO_ASKED_BY_OTHER, ECHO_ASKED_BY_POD, FlowKey, FragmentKey, ICMP_PAIR,
@@ -46,8 +46,8 @@ pub enum Kind {
     Neighbour = 3,
 }
 
-/// One word that tells all that decides about a flow: epoch, verdict, opener, kind, and a tag of the key.
-/// A value that is taken from under a reader is told by the tag, and one of another endpoint by the epoch too.
+/// One policy state that tells all that decides about a flow: revision, verdict, opener, kind, and a tag of the key.
+/// A value that is taken from under a reader is told by the tag, and one of another endpoint by the revision too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged(pub u64);
 
@@ -56,17 +56,23 @@ impl Judged {
     const OPENER_EGRESS: u64 = 2;
     const KIND_SHIFT: u32 = 2;
     const TAG_SHIFT: u32 = 8;
-    const EPOCH_SHIFT: u32 = 24;
+    const REVISION_SHIFT: u32 = 24;
 
     /// Put together.
     #[inline(always)]
-    pub const fn new(epoch: u64, tag: u16, allowed: bool, opener: Direction, kind: Kind) -> Self {
+    pub const fn new(
+        revision: u64,
+        tag: u16,
+        allowed: bool,
+        opener: Direction,
+        kind: Kind,
+    ) -> Self {
         let opener = match opener {
             Direction::Ingress => 0,
             Direction::Egress => Self::OPENER_EGRESS,
         };
         Self(
-            (epoch << Self::EPOCH_SHIFT)
+            (revision << Self::REVISION_SHIFT)
                 | ((tag as u64) << Self::TAG_SHIFT)
                 | ((kind as u64) << Self::KIND_SHIFT)
                 | opener
@@ -74,10 +80,10 @@ impl Judged {
         )
     }
 
-    /// The epoch under which it was judged.
+    /// The revision under which it was judged.
     #[inline(always)]
-    pub const fn epoch(self) -> u64 {
-        self.0 >> Self::EPOCH_SHIFT
+    pub const fn revision(self) -> u64 {
+        self.0 >> Self::REVISION_SHIFT
     }
 
     /// The tag of the key.
@@ -117,8 +123,8 @@ impl Judged {
 impl FlowKey {
     /// Fills the key of a packet's flow.
     #[inline(always)]
-    pub fn fill(&mut self, life: u32, packet: &Packet, direction: Direction) {
-        self.life = life;
+    pub fn fill(&mut self, endpoint_id: u32, packet: &Packet, direction: Direction) {
+        self.endpoint_id = endpoint_id;
         self.family = packet.family;
         self.protocol = packet.protocol;
         self.echo = if packet.echo == ECHO_NONE {
@@ -151,7 +157,7 @@ impl FlowKey {
     pub const fn tag(&self) -> u16 {
         let ports = ((self.local_port_be as u32) << 16) | self.remote_port_be as u32;
         let (remote, local) = (&self.remote.0, &self.local.0);
-        // Cheap, for every tracked packet pays for it: the pod's few addresses differ in their first or last word.
+        // Cheap, for every tracked packet pays for it: the pod's few addresses differ in their first or last policy state.
         let mixed = (ports ^ remote[0])
             .wrapping_mul(0x9e37_79b1)
             .wrapping_add((remote[1] ^ local[0]).wrapping_mul(0x85eb_ca77))
@@ -168,8 +174,8 @@ impl FragmentKey {
     /// Fills the key of a fragment. IPv6 identifies by addresses alone: the later fragments' next header need not be
     /// the transport protocol.
     #[inline(always)]
-    pub fn fill(&mut self, life: u32, packet: &Packet, direction: Direction) {
-        self.life = life;
+    pub fn fill(&mut self, endpoint_id: u32, packet: &Packet, direction: Direction) {
+        self.endpoint_id = endpoint_id;
         self.id_be = packet.fragment_id_be;
         self.family = packet.family;
         self.protocol = if packet.family == crate::layout::V4 {
@@ -280,7 +286,7 @@ mod tests {
                 for allowed in [false, true] {
                     let j = Judged::new((1 << 40) - 2, 0xbeef, allowed, opener, kind);
                     assert_eq!(
-                        (j.epoch(), j.tag(), j.allowed(), j.opener(), j.kind()),
+                        (j.revision(), j.tag(), j.allowed(), j.opener(), j.kind()),
                         ((1 << 40) - 2, 0xbeef, allowed, opener, kind)
                     );
                 }

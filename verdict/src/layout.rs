@@ -7,10 +7,10 @@
 use core::mem::{offset_of, size_of};
 
 /// Version of everything in this file; programs and maps of different versions never meet.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
-/// Number of endpoint slots; slot 0 stands for "no endpoint" and, in [`Share`], for the whole node.
-pub const SLOTS: u32 = 4096;
+/// Number of endpoint endpoint indexes; endpoint index 0 stands for "no endpoint" and, in [`Share`], for the whole node.
+pub const ENDPOINT_INDEXES: u32 = 4096;
 
 /// Addresses held in the endpoint row itself; further ones are in the `sources` trie.
 pub const INLINE_ADDRS: usize = 4;
@@ -133,10 +133,10 @@ impl Direction {
 pub struct Endpoint {
     /// The key again: a row that was taken away under a reader may hold another endpoint's bytes.
     pub ifindex: u32,
-    /// Index into words, shares and counters; 1..[`SLOTS`].
-    pub slot: u32,
-    /// Number of this endpoint's life, from a counter of the node that never repeats.
-    pub life: u32,
+    /// Index into words, shares and counters; 1..[`ENDPOINT_INDEXES`].
+    pub endpoint_index: u32,
+    /// Number of this endpoint's id, from a counter of the node that never repeats.
+    pub endpoint_id: u32,
     /// MAC address of the pod's end.
     pub mac: [u8; 6],
     /// See `ENDPOINT_*`.
@@ -158,8 +158,8 @@ pub const ENDPOINT_MORE_SOURCES: u8 = 2;
 pub struct SourceKey {
     /// [`SourceKey::FIXED_BITS`] plus the length of the prefix.
     pub prefix_len: u32,
-    /// Life of the endpoint.
-    pub life: u32,
+    /// Id of the endpoint.
+    pub endpoint_id: u32,
     /// [`V4`] or [`V6`].
     pub family: u32,
     /// The address.
@@ -175,8 +175,8 @@ impl SourceKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
-    /// Life of the endpoint.
-    pub life: u32,
+    /// Id of the endpoint.
+    pub endpoint_id: u32,
     /// Port of the pod's side; 0 where the protocol has none. The identifier of an ICMP echo is the port of the side
     /// that asks.
     pub local_port_be: u16,
@@ -218,8 +218,8 @@ pub struct FlowValue {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FragmentKey {
-    /// Life of the endpoint.
-    pub life: u32,
+    /// Id of the endpoint.
+    pub endpoint_id: u32,
     /// Identification (IPv4: 16 bits), as on the wire.
     pub id_be: u32,
     /// [`V4`] or [`V6`].
@@ -370,17 +370,17 @@ pub const PORT_DENY: PortValue = 2;
 /// The word's default (an entry that hides a shorter one).
 pub const PORT_DEFAULT: PortValue = 3;
 
-/// Flows made by the programs, per slot; slot 0: all. Written by the programs only.
+/// Flows made by the programs, per endpoint index; endpoint index 0: all. Written by the programs only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// Flows recorded since the endpoint's life began.
+    /// Flows recorded since the endpoint's id began.
     pub made: u64,
     /// Of these, answered.
     pub answered: u64,
 }
 
-/// Flows removed by the sweep, per slot; slot 0: all. Written by user space only.
+/// Flows removed by the sweep, per endpoint index; endpoint index 0: all. Written by user space only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -424,10 +424,10 @@ pub struct HostPortKey {
     pub port_be: u16,
 }
 
-/// Key of a counter by reason: slot, direction and reason in one word.
+/// Key of a counter by reason: endpoint index, direction and reason in one word.
 #[inline(always)]
-pub const fn counter_key(slot: u32, direction: Direction, reason: crate::Reason) -> u32 {
-    (slot << 16) | ((direction as u32) << 8) | reason as u32
+pub const fn counter_key(endpoint_index: u32, direction: Direction, reason: crate::Reason) -> u32 {
+    (endpoint_index << 16) | ((direction as u32) << 8) | reason as u32
 }
 
 /// A counter; per CPU.
@@ -448,10 +448,10 @@ pub struct Event {
     pub at_ns: u64,
     /// Host veth.
     pub ifindex: u32,
-    /// Life of the endpoint; 0 where there is none.
-    pub life: u32,
-    /// Slot of the endpoint.
-    pub slot: u32,
+    /// Id of the endpoint; 0 where there is none.
+    pub endpoint_id: u32,
+    /// Endpoint index of the endpoint.
+    pub endpoint_index: u32,
     /// Bytes of the packet.
     pub bytes: u32,
     /// Source address.
@@ -472,7 +472,7 @@ pub struct Event {
     pub reason: u8,
 }
 
-/// Window of the event rate limit, per slot; slot 0: all.
+/// Window of the event rate limit, per endpoint index; endpoint index 0: all.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {

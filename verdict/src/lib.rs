@@ -19,11 +19,11 @@ pub mod model;
 pub mod neighbour;
 pub mod packet;
 pub mod policy;
+pub mod policy_state;
 pub mod reason;
-pub mod word;
 
 pub use decide::decide;
 pub use env::{Env, Frame, Meta};
 pub use layout::{Addr, Direction};
+pub use policy_state::PolicyState;
 pub use reason::Reason;
-pub use word::PolicyWord;

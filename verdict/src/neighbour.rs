@@ -83,13 +83,13 @@ pub fn is_own<E: Env>(
     }
     work.source.prefix_len =
         crate::layout::SourceKey::FIXED_BITS + if family == V4 { 32 } else { 128 };
-    work.source.life = endpoint.life;
+    work.source.endpoint_id = endpoint.endpoint_id;
     work.source.family = u32::from(family);
     work.source.addr = *addr;
     env.source(&work.source)
 }
 
-/// Whether a hardware address that stands in a packet is the pod's: byte by byte, for it need not stand on a word.
+/// Whether a hardware address that stands in a packet is the pod's: byte by byte, for it need not stand on a policy state.
 #[inline(always)]
 fn is_own_mac(endpoint: &Endpoint, mac: [u8; 6]) -> bool {
     let own = &endpoint.mac;
@@ -160,7 +160,7 @@ pub fn discovery<E: Env, F: Frame>(
     endpoint: &Endpoint,
     guard: bool,
     direction: Direction,
-    epoch: u64,
+    revision: u64,
     work: &mut Work,
 ) -> Option<Reason> {
     let p = &work.packet;
@@ -201,7 +201,7 @@ pub fn discovery<E: Env, F: Frame>(
                 return None;
             }
             if kind != MLD_QUERY && !is_link_local(&p.src) && !p.src.same(&Addr::ZERO) {
-                remember(env, endpoint, direction, epoch, work);
+                remember(env, endpoint, direction, revision, work);
             }
             Some(Reason::Neighbour)
         }
@@ -302,7 +302,8 @@ pub fn is_host<E: Env>(env: &E, family: u8, addr: &Addr, work: &mut Work) -> boo
 /// Key of what is remembered about a neighbour: no packet has it, for neighbour messages never become flows.
 #[inline(always)]
 fn neighbour_key(endpoint: &Endpoint, direction: Direction, work: &mut Work) {
-    work.flow.fill(endpoint.life, &work.packet, direction);
+    work.flow
+        .fill(endpoint.endpoint_id, &work.packet, direction);
     work.flow.local = Addr::ZERO;
     work.flow.local_port_be = u16::MAX;
     work.flow.remote_port_be = u16::MAX;
@@ -316,7 +317,7 @@ fn remember<E: Env>(
     env: &E,
     endpoint: &Endpoint,
     direction: Direction,
-    epoch: u64,
+    revision: u64,
     work: &mut Work,
 ) {
     neighbour_key(endpoint, direction, work);
@@ -327,7 +328,7 @@ fn remember<E: Env>(
     }
     work.value = FlowValue {
         judged: Judged::new(
-            epoch,
+            revision,
             work.flow.tag(),
             true,
             Direction::Ingress,
@@ -338,12 +339,12 @@ fn remember<E: Env>(
         state: 0,
     };
     // Bounded like all that somebody else can make without an answer of the pod's: it never takes the pod's own half.
-    let (_, unanswered) = env.share(endpoint.slot);
+    let (_, unanswered) = env.share(endpoint.endpoint_index);
     if env
         .config()
         .is_some_and(|c| unanswered < u64::from(c.unanswered_limit) / 2)
     {
-        crate::decide::create(env, endpoint.slot, work);
+        crate::decide::create(env, endpoint.endpoint_index, work);
     }
 }
 

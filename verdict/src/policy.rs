@@ -1,38 +1,43 @@
-//! What policy says of one flow: peer -> class -> rule -> port set, and the default of the word.
+//! What policy says of one flow: peer -> class -> rule -> port set, and the default of the policy state.
 
 use crate::env::{Env, Work};
 use crate::layout::{
     Direction, PORT_ALLOW, PORT_DENY, PeerValue, PortKey, PrefixKey, RULE_ALLOW_ALL,
     RULE_DEFAULT_ALL, RULE_DENY_ALL, V4,
 };
+use crate::policy_state::PolicyState;
 use crate::reason::Reason;
-use crate::word::PolicyWord;
 
 /// How often a value that was taken from under the reader is read again.
 const TRIES: u32 = 2;
 
 /// Judges the flow in `work.flow` as if `direction` opened it. The reason tells the verdict.
 #[inline(always)]
-pub fn judge<E: Env>(env: &E, word: PolicyWord, direction: Direction, work: &mut Work) -> Reason {
-    if word.has(PolicyWord::SUSPENDED) {
+pub fn judge<E: Env>(
+    env: &E,
+    policy_state: PolicyState,
+    direction: Direction,
+    work: &mut Work,
+) -> Reason {
+    if policy_state.has(PolicyState::SUSPENDED) {
         return Reason::Suspended;
     }
-    if word.has(PolicyWord::PENDING) {
+    if policy_state.has(PolicyState::PENDING) {
         return Reason::Pending;
     }
-    if word.has_rules(direction) {
+    if policy_state.has_rules(direction) {
         let Some(class) = class_of(env, work) else {
             return Reason::TableError;
         };
-        match rule(env, word.set(), direction, class, work) {
+        match rule(env, policy_state.set(), direction, class, work) {
             Some(true) => return Reason::PolicyAllowed,
             Some(false) => return Reason::PolicyDenied,
             None => {}
         }
     }
-    if word.isolated(direction) {
+    if policy_state.isolated(direction) {
         Reason::PolicyDenied
-    } else if word.has(PolicyWord::STRICT) {
+    } else if policy_state.has(PolicyState::STRICT) {
         Reason::StrictDefault
     } else {
         Reason::DefaultAllowed
@@ -82,7 +87,7 @@ fn class_of<E: Env>(env: &E, work: &mut Work) -> Option<u32> {
     None
 }
 
-/// Mask, as it lies in memory, of the word that begins at bit `from` of an address.
+/// Mask, as it lies in memory, of the policy state that begins at bit `from` of an address.
 #[inline(always)]
 const fn mask(len: u32, from: u32) -> u32 {
     if len <= from {
@@ -94,7 +99,7 @@ const fn mask(len: u32, from: u32) -> u32 {
     }
 }
 
-/// What the set's rules say: `None` = the word's default.
+/// What the set's rules say: `None` = the policy state's default.
 #[inline(always)]
 fn rule<E: Env>(
     env: &E,

@@ -77,9 +77,9 @@ proptest! {
     fn a_new_flow_meets_what_a_naive_evaluation_says(bytes in vec(any::<u8>(), 0..600)) {
         let mut source = Source::new(&bytes);
         let mut walk = Walk::begin();
-        let mut epoch = 1;
+        let mut revision = 1;
         for _ in 0..40 {
-            match source.change(&mut epoch) {
+            match source.change(&mut revision) {
                 // Time, limits and the host set are not what is asked for here.
                 Change::Wait(_) | Change::Config(_) | Change::Endpoint(_) | Change::Host(..) => {}
                 change => walk.change(&change),

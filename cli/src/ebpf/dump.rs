@@ -12,10 +12,10 @@ use enforcer::pins::Pins;
 use serde::Serialize;
 use verdict::flow::Judged;
 use verdict::layout::{
-    Addr, INLINE_ADDRS, PORT_ALLOW, PORT_DENY, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL,
-    SLOTS, V4,
+    Addr, ENDPOINT_INDEXES, INLINE_ADDRS, PORT_ALLOW, PORT_DENY, RULE_ALLOW_ALL, RULE_DEFAULT_ALL,
+    RULE_DENY_ALL, V4,
 };
-use verdict::{Direction, PolicyWord, Reason};
+use verdict::{Direction, PolicyState, Reason};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -95,30 +95,42 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
                 .collect();
             let mac: Vec<String> = e.mac.iter().map(|b| format!("{b:02x}")).collect();
             format!(
-                "{i} slot {} life {} mac {} flags {:#x} own {}",
-                e.slot,
-                e.life,
+                "{i} index {} endpoint {} mac {} flags {:#x} own {}",
+                e.endpoint_index,
+                e.endpoint_id,
                 mac.join(":"),
                 e.flags,
                 own.join(",")
             )
         })?,
-        "WORDS" => array(pins, name, SLOTS, |slot, word: u64| {
-            let w = PolicyWord(word);
-            (word != 0).then(|| format!("{slot} epoch {} set {} {}", w.epoch(), w.set(), flags(w)))
-        })?,
+        "POLICY_STATES" => array(
+            pins,
+            name,
+            ENDPOINT_INDEXES,
+            |endpoint_index, policy_state: u64| {
+                let w = PolicyState(policy_state);
+                (policy_state != 0).then(|| {
+                    format!(
+                        "{endpoint_index} revision {} set {} {}",
+                        w.revision(),
+                        w.set(),
+                        flags(w)
+                    )
+                })
+            },
+        )?,
         "FLOWS" => hash(pins, name, |FlowKey(k), FlowValue(v)| {
             let j = Judged(v.judged);
             format!(
-                "life {} {} {} -> {} {:?} opened by {} {} epoch {} seen {} state {}",
-                k.life,
+                "endpoint {} {} {} -> {} {:?} opened by {} {} revision {} seen {} state {}",
+                k.endpoint_id,
                 k.protocol,
                 socket(k.family, k.local, k.local_port_be),
                 socket(k.family, k.remote, k.remote_port_be),
                 j.kind(),
                 j.opener().name(),
                 if j.allowed() { "allowed" } else { "refused" },
-                j.epoch(),
+                j.revision(),
                 v.seen,
                 v.state
             )
@@ -126,9 +138,9 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
         "SOURCES" => trie(
             pins,
             name,
-            |len, SourceData([life, family, a, b, c, d]), _: u32| {
+            |len, SourceData([endpoint_id, family, a, b, c, d]), _: u32| {
                 format!(
-                    "life {life} {}/{}",
+                    "endpoint_id {endpoint_id} {}/{}",
                     Addr([a, b, c, d]).to_ip(family as u8),
                     len.saturating_sub(64)
                 )
@@ -189,29 +201,44 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
             }
         })?,
         "CONFIG" => array(pins, name, 1, |_, ConfigValue(c)| Some(format!("{c:?}")))?,
-        "SHARES" => array(pins, name, SLOTS, |slot, ShareValue(s)| {
-            (s.made != 0).then(|| format!("{slot} made {} answered {}", s.made, s.answered))
-        })?,
-        "SWEPT" => array(pins, name, SLOTS, |slot, SweptValue(s)| {
-            (s.removed != 0)
-                .then(|| format!("{slot} removed {} answered {}", s.removed, s.answered))
-        })?,
+        "SHARES" => array(
+            pins,
+            name,
+            ENDPOINT_INDEXES,
+            |endpoint_index, ShareValue(s)| {
+                (s.made != 0)
+                    .then(|| format!("{endpoint_index} made {} answered {}", s.made, s.answered))
+            },
+        )?,
+        "SWEPT" => array(
+            pins,
+            name,
+            ENDPOINT_INDEXES,
+            |endpoint_index, SweptValue(s)| {
+                (s.removed != 0).then(|| {
+                    format!(
+                        "{endpoint_index} removed {} answered {}",
+                        s.removed, s.answered
+                    )
+                })
+            },
+        )?,
         "NODE" => array(pins, name, 2, |i, n: u64| {
             Some(format!(
                 "last {} {n}",
-                if i == 0 { "life" } else { "epoch" }
+                if i == 0 { "endpoint id" } else { "revision" }
             ))
         })?,
         "PASSED" => {
             let map: aya::maps::PerCpuArray<MapData, CounterValue> =
                 maps::per_cpu_array(pins, name)?;
             let mut lines = Vec::new();
-            for i in 0..SLOTS * 2 {
+            for i in 0..ENDPOINT_INDEXES * 2 {
                 let values = map.get(&i, 0).map_err(|e| unreadable(name, &e))?;
                 let (packets, bytes) = sum(values.iter());
                 if packets != 0 {
                     lines.push(format!(
-                        "slot {} {} {packets} packets {bytes} bytes",
+                        "index {} {} {packets} packets {bytes} bytes",
                         i / 2,
                         direction((i % 2) as u8)
                     ));
@@ -229,7 +256,7 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
                 let reason = Reason::from_number(key as u8).map_or("?", Reason::name);
                 let way = direction((key >> 8) as u8);
                 lines.push(format!(
-                    "slot {} {way} {reason} {packets} packets {bytes} bytes",
+                    "index {} {way} {reason} {packets} packets {bytes} bytes",
                     key >> 16
                 ));
             }
@@ -308,21 +335,21 @@ fn socket(family: u8, addr: Addr, port_be: u16) -> String {
     }
 }
 
-/// Flags of a word by name.
-pub(crate) fn flags(word: PolicyWord) -> String {
+/// Flags of a policy state by name.
+pub(crate) fn flags(policy_state: PolicyState) -> String {
     const NAMES: [(u64, &str); 8] = [
-        (PolicyWord::PENDING, "pending"),
-        (PolicyWord::STRICT, "strict"),
-        (PolicyWord::ISOLATED_INGRESS, "isolated-ingress"),
-        (PolicyWord::ISOLATED_EGRESS, "isolated-egress"),
-        (PolicyWord::RULES_INGRESS, "rules-ingress"),
-        (PolicyWord::RULES_EGRESS, "rules-egress"),
-        (PolicyWord::SUSPENDED, "suspended"),
-        (PolicyWord::LOG, "log"),
+        (PolicyState::PENDING, "pending"),
+        (PolicyState::STRICT, "strict"),
+        (PolicyState::ISOLATED_INGRESS, "isolated-ingress"),
+        (PolicyState::ISOLATED_EGRESS, "isolated-egress"),
+        (PolicyState::RULES_INGRESS, "rules-ingress"),
+        (PolicyState::RULES_EGRESS, "rules-egress"),
+        (PolicyState::SUSPENDED, "suspended"),
+        (PolicyState::LOG, "log"),
     ];
     let set: Vec<&str> = NAMES
         .iter()
-        .filter(|(f, _)| word.has(*f))
+        .filter(|(f, _)| policy_state.has(*f))
         .map(|(_, n)| *n)
         .collect();
     if set.is_empty() {

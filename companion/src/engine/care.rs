@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use enforcer::hostnet::watch::Change;
-use enforcer::{leftovers, repair};
+use enforcer::{orphans, repair};
 use state::{AttachMode, Phase, Record};
 
 use super::Engine;
@@ -17,9 +17,9 @@ use crate::status;
 const LOOKS_A_SHARE: u32 = 4;
 /// Every so many looks each pin is looked at, whatever the folders' times say.
 const LOOKS_A_THOROUGH: u32 = 20;
-/// So long after an interface has gone leftovers are looked for: by then its DEL is done.
+/// So long after an interface has gone orphans are looked for: by then its DEL is done.
 const SCAN_SOON: Duration = Duration::from_secs(1);
-/// Leftovers are looked for so often, whatever was told.
+/// Orphans are looked for so often, whatever was told.
 const SCAN: Duration = Duration::from_secs(600);
 /// Flows are swept at most so often where the table is short, or an endpoint holds many that nobody answered.
 const SWEEP_SHORT: Duration = Duration::from_secs(5);
@@ -119,26 +119,26 @@ impl Engine {
     /// Removes what crashes, reboots and pods that went without a DEL have left behind.
     pub(super) fn scan(&mut self) {
         self.next_scan = Instant::now() + SCAN;
-        let found = match leftovers::describe(&self.store, &self.options.bpf_dir) {
+        let found = match orphans::describe(&self.store, &self.options.bpf_dir) {
             Ok(found) => found,
-            Err(error) => return tracing::warn!("look for leftovers: {error}"),
+            Err(error) => return tracing::warn!("look for orphans: {error}"),
         };
         if found.is_empty() {
             return;
         }
-        for leftover in found.iter().filter(|l| !l.is_dust()) {
-            tracing::info!("left over: {leftover}");
+        for orphan in found.iter().filter(|l| !l.is_dust()) {
+            tracing::info!("left over: {orphan}");
         }
-        let failed = leftovers::remove(&self.store, &self.options.bpf_dir, &found);
-        for (leftover, error) in &failed {
-            tracing::warn!("remove {leftover}: {error}");
+        let failed = orphans::remove(&self.store, &self.options.bpf_dir, &found);
+        for (orphan, error) in &failed {
+            tracing::warn!("remove {orphan}: {error}");
         }
         let worth = found
             .iter()
             .filter(|l| !l.is_dust())
             .count()
             .saturating_sub(failed.len());
-        Counts::add(&self.shared.counts.leftovers, worth as u64);
+        Counts::add(&self.shared.counts.orphans, worth as u64);
         self.dirty.pods = true;
     }
 
@@ -150,16 +150,16 @@ impl Engine {
             record.phase == Phase::Attached
                 && (suspects.all
                     || suspects.some.contains(&record.ifindex)
-                    || self.status.flaws.contains_key(&record.ifindex))
+                    || self.status.faults.contains_key(&record.ifindex))
         };
         let attached = self
             .locals
             .values()
             .map(|local| &local.record)
             .filter(|record| is_suspect(record));
-        let mut flaws = self.status.flaws.clone();
-        flaws.retain(|ifindex, _| self.locals.values().any(|l| l.record.ifindex == *ifindex));
-        for record in attached.chain(&self.rowless) {
+        let mut faults = self.status.faults.clone();
+        faults.retain(|ifindex, _| self.locals.values().any(|l| l.record.ifindex == *ifindex));
+        for record in attached.chain(&self.without_entry) {
             let found = match repair::check(&kernel.endpoints, &kernel.programs, record) {
                 Ok(None) => None,
                 Ok(Some(_)) => Some(self.store.lock(LOCK).map_err(|e| e.to_string()).and_then(
@@ -173,28 +173,28 @@ impl Engine {
             let pod = || format!("{}/{}", record.pod_namespace, record.pod_name);
             match found {
                 None | Some(Ok(None)) => {
-                    flaws.remove(&record.ifindex);
+                    faults.remove(&record.ifindex);
                 }
                 Some(Ok(Some(damage))) => {
                     tracing::warn!(pod = pod(), veth = record.veth, "repaired: {damage}");
                     Counts::add(&self.shared.counts.repairs, 1);
                     self.dirty.pods = true;
-                    flaws.remove(&record.ifindex);
+                    faults.remove(&record.ifindex);
                 }
                 Some(Err(error)) => {
-                    if flaws.get(&record.ifindex) != Some(&error) {
+                    if faults.get(&record.ifindex) != Some(&error) {
                         tracing::error!(
                             pod = pod(),
                             veth = record.veth,
                             "not enforced as it should be: {error}"
                         );
                     }
-                    flaws.insert(record.ifindex, error);
+                    faults.insert(record.ifindex, error);
                 }
             }
         }
-        if flaws != self.status.flaws {
-            self.status.flaws = flaws;
+        if faults != self.status.faults {
+            self.status.faults = faults;
             self.dirty.marks = true;
         }
     }
@@ -203,8 +203,8 @@ impl Engine {
     pub(super) fn has_suspects(&self) -> bool {
         self.suspects.all
             || !self.suspects.some.is_empty()
-            || !self.rowless.is_empty()
-            || !self.status.flaws.is_empty()
+            || !self.without_entry.is_empty()
+            || !self.status.faults.is_empty()
     }
 
     /// Gives back what expired flows hold.
@@ -252,7 +252,7 @@ impl Engine {
             }
             let mut crowded = false;
             for local in self.locals.values() {
-                crowded |= flows.held(local.record.slot)?.unanswered() >= limit / 2;
+                crowded |= flows.held(local.record.endpoint_index)?.unanswered() >= limit / 2;
             }
             Ok::<_, enforcer::maps::Error>((flows.is_short()?, crowded))
         })();

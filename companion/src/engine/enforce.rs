@@ -1,4 +1,4 @@
-//! From endpoints and policies to tables and words.
+//! From endpoints and policies to tables and policy states.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use enforcer::grace::Grace;
 use enforcer::hosts;
 use policy::documents::Directions;
-use policy::plan::{Word, Write};
+use policy::plan::{EndpointState, Write};
 use policy::tables::{EndpointPolicy, Set, SetIndex};
 use policy::{EndpointId, Policy, PolicyKey, compile, plan};
 use state::{Phase, Record};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 use super::{Engine, Options};
 use crate::kernel::{self, Kernel, LOCK, Target};
@@ -26,7 +26,7 @@ pub(super) const UNTIDY_AT_MOST: u32 = 32;
 /// What only endpoints that are gone needed is swept after so long at most.
 const STALE_AT_MOST: Duration = Duration::from_secs(5);
 
-/// What a plan leaves for after its words.
+/// What a plan leaves for after its policy states.
 pub(super) struct Tidy {
     settle: Vec<Write>,
     sweep: Vec<Write>,
@@ -62,18 +62,20 @@ impl Engine {
             None => true,
             Some(kernel) => kernel
                 .endpoints
-                .row(record.ifindex)
+                .entry(record.ifindex)
                 .inspect_err(|error| tracing::warn!("{error}"))
-                .is_ok_and(|row| row.is_some_and(|row| row.life == record.life)),
+                .is_ok_and(|entry| {
+                    entry.is_some_and(|entry| entry.endpoint_id == record.endpoint_id)
+                }),
         };
-        let (with_row, without): (Vec<Record>, Vec<Record>) =
+        let (with_entry, without): (Vec<Record>, Vec<Record>) =
             records.good.into_iter().partition(lives);
-        self.rowless = without
+        self.without_entry = without
             .into_iter()
             .filter(|r| r.phase == Phase::Attached && kernel.is_some())
             .collect();
         let locals = local::gather(
-            with_row,
+            with_entry,
             &self.workloads,
             &self.config,
             &self.locals,
@@ -149,7 +151,7 @@ impl Engine {
     pub(super) fn apply(&mut self, endpoints: &BTreeSet<EndpointId>, everything: bool) {
         let begin = Instant::now();
         let done = match self.alike(endpoints).filter(|_| !everything) {
-            Some(words) => self.follow(&words).map(|()| words.len()),
+            Some(policy_states) => self.follow(&policy_states).map(|()| policy_states.len()),
             None => self.whole(),
         };
         match done {
@@ -188,22 +190,25 @@ impl Engine {
         }
     }
 
-    /// Who is not known yet keeps its pending word; one that the plugin has let go is ours to correct.
+    /// Who is not known yet keeps its pending policy state; one that the plugin has let go is ours to correct.
     fn is_undecided(&self, local: &Local) -> bool {
         let pending = |kernel: &Kernel| {
-            let word = kernel.endpoints.words.get(local.record.slot);
-            word.has(PolicyWord::PENDING) || word.epoch() == 0
+            let policy_state = kernel
+                .endpoints
+                .policy_states
+                .get(local.record.endpoint_index);
+            policy_state.has(PolicyState::PENDING) || policy_state.revision() == 0
         };
         !local.known && self.kernel.as_ref().is_none_or(pending)
     }
 
-    /// Words for endpoints that came or changed while no policy did: those whose policies another endpoint has too get
-    /// its word, and no table has to change. `None` = everything has to be compiled.
+    /// Policy states for endpoints that came or changed while no policy did: those whose policies another endpoint has too get
+    /// its policy state, and no table has to change. `None` = everything has to be compiled.
     fn alike(&mut self, changed: &BTreeSet<EndpointId>) -> Option<Vec<Write>> {
         if self.compiled != Some(self.intake.version()) {
             return None;
         }
-        let mut words = Vec::new();
+        let mut policy_states = Vec::new();
         for id in changed {
             let Some(local) = self.locals.get(id) else {
                 // What only it needed is swept when there is time.
@@ -216,7 +221,7 @@ impl Engine {
                 continue;
             }
             let profile = self.profile(local);
-            let (policy, word) = if profile.policies.is_empty() {
+            let (policy, policy_state) = if profile.policies.is_empty() {
                 let empty = self.tables.sets.iter().position(|set| set.rules.is_empty());
                 let set = empty.unwrap_or_else(|| {
                     self.tables.sets.push(Set::default());
@@ -228,7 +233,7 @@ impl Engine {
                         isolated: Directions::default(),
                         set,
                     },
-                    Word::default(),
+                    EndpointState::default(),
                 )
             } else {
                 let live = &self.kernel.as_ref()?.live;
@@ -236,7 +241,7 @@ impl Engine {
                     .iter()
                     .filter(|(twin, has)| *twin != id && has.digest == profile.digest)
                     .find_map(|(twin, _)| {
-                        Some((*self.tables.endpoints.get(twin)?, live.word(*twin)?))
+                        Some((*self.tables.endpoints.get(twin)?, live.policy_state(*twin)?))
                     })?
             };
             self.tables.endpoints.insert(*id, policy);
@@ -244,22 +249,22 @@ impl Engine {
             let before = self
                 .kernel
                 .as_ref()
-                .and_then(|kernel| kernel.live.word(*id));
-            if before != Some(word) {
-                words.push(Write::PutWord {
+                .and_then(|kernel| kernel.live.policy_state(*id));
+            if before != Some(policy_state) {
+                policy_states.push(Write::PutPolicyState {
                     endpoint: *id,
-                    word,
-                    new_epoch: true,
+                    policy_state,
+                    new_revision: true,
                 });
             }
         }
-        Some(words)
+        Some(policy_states)
     }
 
-    /// Flips words that lead to what is in the tables already.
-    fn follow(&mut self, words: &[Write]) -> Result<(), kernel::Error> {
-        self.flip(words)?;
-        if !words.is_empty() {
+    /// Flips policy states that lead to what is in the tables already.
+    fn follow(&mut self, policy_states: &[Write]) -> Result<(), kernel::Error> {
+        self.flip(policy_states)?;
+        if !policy_states.is_empty() {
             let (settle, sweep) = self
                 .tidy
                 .take()
@@ -269,7 +274,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Compiles, plans and carries out up to the words.
+    /// Compiles, plans and carries out up to the policy states.
     fn whole(&mut self) -> Result<usize, kernel::Error> {
         self.observe();
         let decided = self
@@ -323,7 +328,7 @@ impl Engine {
             return Ok(0);
         };
         for local in self.locals.values() {
-            kernel.check_word(local.id(), local.record.slot);
+            kernel.check_policy_state(local.id(), local.record.endpoint_index);
         }
         let plan = plan(&kernel.live, &self.tables);
         if !plan.is_empty() {
@@ -331,42 +336,46 @@ impl Engine {
         }
         let writes = plan.len();
         if plan.waits && !plan.prepare.is_empty() {
-            // Words changed under a plan whose grace period was not waited for: programs may still use what they read.
+            // Policy states changed under a plan whose grace period was not waited for: programs may still use what they read.
             Grace::new()?.wait()?;
             kernel.live.grace();
         }
         // What an earlier plan left to do, this one has found again.
         self.tidy = None;
         kernel.write(&plan.prepare)?;
-        self.flip(&plan.words)?;
-        if !plan.words.is_empty() || !plan.settle.is_empty() || !plan.sweep.is_empty() {
+        self.flip(&plan.policy_states)?;
+        if !plan.policy_states.is_empty() || !plan.settle.is_empty() || !plan.sweep.is_empty() {
             self.leave(plan.settle, plan.sweep);
         }
         Ok(writes)
     }
 
-    /// Writes words, and gives all words the flags that policy does not decide.
-    fn flip(&mut self, words: &[Write]) -> Result<(), kernel::Error> {
+    /// Writes policy states, and gives all policy states the flags that policy does not decide.
+    fn flip(&mut self, policy_states: &[Write]) -> Result<(), kernel::Error> {
         let (locals, options) = (&self.locals, &self.options);
         let Some(kernel) = &mut self.kernel else {
             return Ok(());
         };
-        kernel.flip(words, |id| {
+        kernel.flip(policy_states, |id| {
             locals.get(&id).map(|local| target(local, options))
         })?;
         for local in locals
             .values()
             .filter(|local| self.tables.endpoints.contains_key(&local.id()))
         {
-            kernel.correct(local.id(), local.record.slot, target(local, options))?;
+            kernel.correct(
+                local.id(),
+                local.record.endpoint_index,
+                target(local, options),
+            )?;
         }
-        if !words.is_empty() {
+        if !policy_states.is_empty() {
             self.status.generation += 1;
         }
         Ok(())
     }
 
-    /// Words have flipped: what is to be done once no program uses the old ones.
+    /// Policy states have flipped: what is to be done once no program uses the old ones.
     fn leave(&mut self, settle: Vec<Write>, sweep: Vec<Write>) {
         self.graces += 1;
         self.untidy += 1;
@@ -420,7 +429,7 @@ impl Engine {
         self.profiles.retain(|id, _| self.locals.contains_key(id));
     }
 
-    /// A grace period is over: what the old words led to may be changed now, and after one more, swept.
+    /// A grace period is over: what the old policy states led to may be changed now, and after one more, swept.
     pub(super) fn grace(&mut self, number: u64) {
         let (Some(kernel), Some(tidy)) = (&mut self.kernel, &mut self.tidy) else {
             return;
@@ -459,8 +468,8 @@ fn target(local: &Local, options: &Options) -> Target {
     let flag = |set: bool, flag: u64| if set { flag } else { 0 };
     Target {
         ifindex: local.record.ifindex,
-        extra: flag(local.is_strict(), PolicyWord::STRICT)
-            | flag(options.suspended, PolicyWord::SUSPENDED)
-            | flag(options.events, PolicyWord::LOG),
+        extra: flag(local.is_strict(), PolicyState::STRICT)
+            | flag(options.suspended, PolicyState::SUSPENDED)
+            | flag(options.events, PolicyState::LOG),
     }
 }

@@ -1,7 +1,7 @@
-//! The one place where things happen: store -> documents -> tables -> maps -> words -> status.
+//! The one place where things happen: store -> documents -> tables -> maps -> policy states -> status.
 //!
 //! It runs on a thread of its own, for what it does blocks: files, the node's lock, the kernel. It is told what changed
-//! ([`Message`]) and looks for itself. Order of a pass: the index (true as soon as the files are read), tables, words,
+//! ([`Message`]) and looks for itself. Order of a pass: the index (true as soon as the files are read), tables, policy states,
 //! status; then, when nothing else waits, tidying up and the copies of last good versions.
 
 mod care;
@@ -71,8 +71,8 @@ pub(crate) struct Engine {
     config: NodeConfig,
     workloads: Workloads,
     locals: BTreeMap<EndpointId, Local>,
-    /// Records of finished ADDs without a row.
-    rowless: Vec<Record>,
+    /// Records of finished ADDs without an entry.
+    without_entry: Vec<Record>,
     /// What the records claim of the host.
     claims: Claims,
     facts: Facts,
@@ -155,7 +155,7 @@ impl Engine {
             config: NodeConfig::default(),
             workloads: Workloads::default(),
             locals: BTreeMap::new(),
-            rowless: Vec::new(),
+            without_entry: Vec::new(),
             claims: Claims::default(),
             facts: Facts::default(),
             // What was in force when an earlier run ended was taken notice of by it.

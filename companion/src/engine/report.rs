@@ -98,19 +98,19 @@ impl Engine {
                             .record
                             .addresses
                             .iter()
-                            .map(|ip| (*ip, local.record.life)),
+                            .map(|ip| (*ip, local.record.endpoint_id)),
                     );
                 }
                 let pod = |local: &Local| Pod {
                     namespace: local.record.pod_namespace.clone(),
                     name: local.record.pod_name.clone(),
-                    slot: local.record.slot,
+                    endpoint_index: local.record.endpoint_index,
                     strict: local.is_strict(),
                 };
                 known.pods = Arc::new(
                     self.locals
                         .values()
-                        .map(|local| (local.record.life, pod(local)))
+                        .map(|local| (local.record.endpoint_id, pod(local)))
                         .collect(),
                 );
                 known.by_address = Arc::new(by_address);
@@ -119,7 +119,7 @@ impl Engine {
             known.broken_files = broken_files;
             known.conditions = conditions;
             known.generation = self.status.generation;
-            known.flaws = self.status.flaws.len() as u64;
+            known.faults = self.status.faults.len() as u64;
             known.suspended = self.options.suspended;
             known.tables = [
                 ("peers", tables.peers as u64),
@@ -182,7 +182,7 @@ impl Engine {
             .told_endpoints
             .endpoints
             .iter()
-            .map(|e| (e.life, e))
+            .map(|e| (e.endpoint_id, e))
             .collect();
         let mut endpoints = Vec::with_capacity(self.locals.len());
         for local in self.locals.values() {
@@ -193,7 +193,7 @@ impl Engine {
             let isolated = decided.map(|d| d.isolated).unwrap_or_default();
             let record = &local.record;
             let generation = before
-                .get(&record.life)
+                .get(&record.endpoint_id)
                 .filter(|e| {
                     e.digest == profile.digest
                         && e.mode == record.mode
@@ -201,8 +201,8 @@ impl Engine {
                 })
                 .map_or(self.status.generation, |e| e.generation);
             endpoints.push(status::Endpoint {
-                life: record.life,
-                slot: record.slot,
+                endpoint_id: record.endpoint_id,
+                endpoint_index: record.endpoint_index,
                 ifindex: record.ifindex,
                 container_id: record.container_id.clone(),
                 ifname: record.ifname.clone(),
@@ -248,8 +248,8 @@ impl Engine {
             .ok()
             .flatten()
             .unwrap_or_default();
-        for (policy, life) in kept.settled {
-            let id = EndpointId(life);
+        for (policy, endpoint_id) in kept.settled {
+            let id = EndpointId(endpoint_id);
             let keys = self
                 .intake
                 .policies()

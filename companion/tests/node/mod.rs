@@ -15,7 +15,7 @@ use enforcer::endpoint::{Endpoints, NewEndpoint};
 use enforcer::hostnet::in_netns;
 use enforcer::load::{LoadOptions, load};
 use state::{AttachMode, Mode, Phase, Record, Store};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 /// A wait that should be over long before.
 pub const LONG: Duration = Duration::from_secs(10);
@@ -170,8 +170,14 @@ impl Node {
             for (i, interface) in interfaces.iter().enumerate() {
                 let locked = store.lock(LONG).unwrap();
                 let reserved = endpoints.reserve(&locked).unwrap();
-                let mut record =
-                    record(&store, &path, interface, reserved.life, reserved.slot, mode);
+                let mut record = record(
+                    &store,
+                    &path,
+                    interface,
+                    reserved.endpoint_id,
+                    reserved.endpoint_index,
+                    mode,
+                );
                 record.pod_namespace = namespace.clone();
                 record.pod_name = format!("pod-{i}");
                 record.container_id = format!("crowd-{i}");
@@ -184,7 +190,7 @@ impl Node {
                     addresses: record.addresses.clone(),
                     extra_sources: vec![],
                     source_guard: true,
-                    flags: PolicyWord::PENDING,
+                    flags: PolicyState::PENDING,
                 };
                 endpoints.create(&locked, reserved, &new).unwrap();
                 let attached = programs
@@ -220,15 +226,15 @@ impl Node {
                 &store,
                 &path,
                 &interface,
-                reserved.life,
-                reserved.slot,
+                reserved.endpoint_id,
+                reserved.endpoint_index,
                 mode,
             );
             record.container_id = format!("c-{name}");
             (record.pod_namespace, record.pod_name, record.attach_mode) = (namespace, name, attach);
             locked.put_record(&record).unwrap();
             let strict = if mode == Mode::Strict {
-                PolicyWord::STRICT
+                PolicyState::STRICT
             } else {
                 0
             };
@@ -238,7 +244,7 @@ impl Node {
                 addresses: record.addresses.clone(),
                 extra_sources: vec![],
                 source_guard: true,
-                flags: strict | if pending { PolicyWord::PENDING } else { 0 },
+                flags: strict | if pending { PolicyState::PENDING } else { 0 },
             };
             endpoints.create(&locked, reserved, &new).unwrap();
             let attached = Programs::open(endpoints.pins())
@@ -337,8 +343,11 @@ impl Node {
         fs::remove_file(self.store.layout().policies().join(file)).unwrap();
     }
 
-    pub fn word(&self, record: &Record) -> PolicyWord {
-        Endpoints::open(&self.bpf).unwrap().words.get(record.slot)
+    pub fn policy_state(&self, record: &Record) -> PolicyState {
+        Endpoints::open(&self.bpf)
+            .unwrap()
+            .policy_states
+            .get(record.endpoint_index)
     }
 
     /// Whether a new TCP connection to a port is accepted; both families have to agree.
@@ -359,8 +368,8 @@ fn record(
     store: &Store,
     netns: &Path,
     interface: &enforcer::hostnet::PodInterface,
-    life: u32,
-    slot: u32,
+    endpoint_id: u32,
+    endpoint_index: u32,
     mode: Mode,
 ) -> Record {
     Record {
@@ -378,8 +387,8 @@ fn record(
         netns: netns.display().to_string(),
         ifindex: interface.host_ifindex,
         veth: interface.host_name.clone(),
-        life,
-        slot,
+        endpoint_id,
+        endpoint_index,
         mac: interface.mac.map(|b| format!("{b:02x}")).join(":"),
         addresses: interface.addresses.iter().map(|n| n.ip()).collect(),
         mode,
@@ -492,7 +501,7 @@ pub fn marked(text: &str, generation: u32) -> String {
 }
 
 impl Node {
-    /// Counters by slot, direction and reason: for messages of tests that fail.
+    /// Counters by endpoint index, direction and reason: for messages of tests that fail.
     pub fn reasons(&self) -> Vec<String> {
         let pins = enforcer::pins::Pins::new(&self.bpf);
         let map =

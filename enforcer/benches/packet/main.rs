@@ -23,7 +23,7 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, MapData};
 use enforcer::maps::{self, *};
 use kernel::{IFINDEX, Kernel, context};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 use verdict::layout::{self, Direction, PORT_ALLOW, PORT_DENY};
 use verdict::model::case::Change;
 use verdict::model::generate::beginning;
@@ -140,26 +140,30 @@ fn key_bytes(key: &layout::FlowKey) -> [u8; 44] {
     let kind = u32::from_ne_bytes([key.family, key.protocol, e, f]);
     let [l0, l1, l2, l3] = key.local.0;
     let [r0, r1, r2, r3] = key.remote.0;
-    bytes_of(&[key.life, ports, kind, l0, l1, l2, l3, r0, r1, r2, r3])
+    bytes_of(&[key.endpoint_id, ports, kind, l0, l1, l2, l3, r0, r1, r2, r3])
 }
 
 /// The look-ups of a tracked packet, and nothing else.
 fn floor(kernel: &Kernel, direction: Direction, flow: &layout::FlowKey) -> Result<OwnedFd> {
     let map = |name| maps::data(&kernel.pins, name);
-    let slot = kernel.slot();
-    let (endpoints, words, config) = (map("ENDPOINTS")?, map("WORDS")?, map("CONFIG")?);
+    let endpoint_index = kernel.endpoint_index();
+    let (endpoints, policy_states, config) =
+        (map("ENDPOINTS")?, map("POLICY_STATES")?, map("CONFIG")?);
     let (flows, passed) = (map("FLOWS")?, map("PASSED")?);
     // The working memory is the programs' own and not pinned; a per-CPU array costs as much.
     let program = Program::new()
         .lookup(passed.fd().as_fd(), &bytes_of::<4>(&[0]))
         .lookup(endpoints.fd().as_fd(), &bytes_of::<4>(&[IFINDEX]))
-        .lookup(words.fd().as_fd(), &bytes_of::<4>(&[slot]))
+        .lookup(
+            policy_states.fd().as_fd(),
+            &bytes_of::<4>(&[endpoint_index]),
+        )
         .lookup(config.fd().as_fd(), &bytes_of::<4>(&[0]))
         .jiffies()
         .lookup(flows.fd().as_fd(), &key_bytes(flow))
         .lookup(
             passed.fd().as_fd(),
-            &bytes_of::<4>(&[slot * 2 + direction as u32]),
+            &bytes_of::<4>(&[endpoint_index * 2 + direction as u32]),
         );
     Ok(program.load()?)
 }
@@ -193,7 +197,7 @@ fn print_all(measured: &[Measured], empty: f64, floor: impl Fn(&str) -> Option<f
 /// A tracked packet of each family in each direction.
 fn tracked(kernel: &mut Kernel) -> Result<f64> {
     begin(kernel)?;
-    kernel.change(&Change::Word(PolicyWord::new(0, 1, 2)))?;
+    kernel.change(&Change::PolicyState(PolicyState::new(0, 1, 2)))?;
     let mut all = Vec::new();
     let plain = frame(
         "v4 peer > pod tcp 40000 > 80 ack data=100",
@@ -353,8 +357,8 @@ fn fill_peers(kernel: &Kernel, prefixes: bool) -> Result<()> {
 fn new_flow(kernel: &mut Kernel, prefixes: bool, tracked: f64) -> Result<()> {
     begin(kernel)?;
     fill_peers(kernel, prefixes)?;
-    let flags = PolicyWord::ISOLATED_INGRESS | PolicyWord::RULES_INGRESS;
-    kernel.change(&Change::Word(PolicyWord::new(flags, 1, 2)))?;
+    let flags = PolicyState::ISOLATED_INGRESS | PolicyState::RULES_INGRESS;
+    kernel.change(&Change::PolicyState(PolicyState::new(flags, 1, 2)))?;
     let allowed = frame(
         "v4 10.129.0.0 > pod tcp 40000 > 1030 syn",
         Direction::Ingress,

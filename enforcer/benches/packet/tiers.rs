@@ -19,9 +19,9 @@ const POLICIES: u16 = 100;
 /// So often each of both takes its turn.
 const TURNS: usize = 10;
 
-fn endpoint(life: u32) -> Endpoint {
+fn endpoint(endpoint_id: u32) -> Endpoint {
     Endpoint {
-        id: EndpointId(life),
+        id: EndpointId(endpoint_id),
         namespace: "shop".to_owned(),
         name: "web".to_owned(),
         labels: None,
@@ -101,7 +101,11 @@ fn policies(documents: &[Value]) -> Policies {
 
 pub(crate) fn with_and_without(kernel: &mut Kernel) -> Result<()> {
     begin(kernel)?;
-    let life = kernel.endpoints.row(IFINDEX)?.ok_or("no endpoint")?.life;
+    let endpoint_id = kernel
+        .endpoints
+        .entry(IFINDEX)?
+        .ok_or("no endpoint")?
+        .endpoint_id;
     let mut carrier =
         companion::Kernel::open(&kernel.store, &kernel.bpf)?.ok_or("nothing is loaded")?;
     let worlds = [
@@ -130,9 +134,9 @@ pub(crate) fn with_and_without(kernel: &mut Kernel) -> Result<()> {
     let mut costs: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
     for _ in 0..TURNS {
         for (world, (_, policies)) in worlds.iter().enumerate() {
-            let tables = compile(&[endpoint(life)], policies, &Facts::default());
+            let tables = compile(&[endpoint(endpoint_id)], policies, &Facts::default());
             let plan = plan(&carrier.live, &tables);
-            let whom = (EndpointId(life), kernel.slot());
+            let whom = (EndpointId(endpoint_id), kernel.endpoint_index());
             let target = Target {
                 ifindex: IFINDEX,
                 extra: 0,

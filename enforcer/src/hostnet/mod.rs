@@ -28,7 +28,7 @@ pub use link::{
 };
 pub use netns::{NetnsId, current_netns_id, in_netns, netns_exists, netns_id};
 pub use peer::{PodInterface, pod_interfaces};
-pub use readback::{Flaw, ProgramIds, check_clsact, check_tcx};
+pub use readback::{Fault, ProgramIds, check_clsact, check_tcx};
 pub use tc::{
     Clsact, FILTER_HANDLE, FILTER_PRIORITY, Filter, Hook, QdiscKind, del_clsact, del_filter,
     ensure_clsact, filters, put_filter, qdisc_kind,

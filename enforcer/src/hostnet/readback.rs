@@ -29,7 +29,7 @@ impl ProgramIds {
 /// Why an interface is not enforced as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Flaw {
+pub enum Fault {
     /// Nothing of ours at the hook.
     #[error("nothing of ours at the {hook} hook")]
     Missing {
@@ -71,30 +71,30 @@ pub enum Flaw {
 /// depend on how many interfaces the node has.
 ///
 /// # Errors
-/// The kernel cannot be asked. That the interface is gone shows as [`Flaw::Missing`].
-pub fn check_clsact(ifindex: u32, programs: ProgramIds) -> Result<Option<Flaw>, Error> {
+/// The kernel cannot be asked. That the interface is gone shows as [`Fault::Missing`].
+pub fn check_clsact(ifindex: u32, programs: ProgramIds) -> Result<Option<Fault>, Error> {
     let mut route = Route::open()?;
     for hook in Hook::ALL {
         let filters = route.filters(ifindex, hook)?;
-        if let Some(flaw) = filter_flaw(hook, programs.at(hook), &filters) {
-            return Ok(Some(flaw));
+        if let Some(fault) = filter_fault(hook, programs.at(hook), &filters) {
+            return Ok(Some(fault));
         }
     }
     // The plain ingress qdisc shows the same filters under any parent, this one too; clsact none under it.
     if route.plain_ingress(ifindex)? {
-        return Ok(Some(Flaw::PlainIngress));
+        return Ok(Some(Fault::PlainIngress));
     }
     for hook in Hook::ALL {
         match tcx::query(ifindex, hook) {
             Ok(entries) => {
                 if let Some(first) = entries.first() {
-                    return Ok(Some(Flaw::InFront {
+                    return Ok(Some(Fault::InFront {
                         hook,
                         what: program(first.prog_id),
                     }));
                 }
             }
-            Err(error) if error.is_gone() => return Ok(Some(Flaw::Missing { hook })),
+            Err(error) if error.is_gone() => return Ok(Some(Fault::Missing { hook })),
             Err(error) => return Err(error),
         }
     }
@@ -104,8 +104,8 @@ pub fn check_clsact(ifindex: u32, programs: ProgramIds) -> Result<Option<Flaw>, 
 /// Looks whether our programs stand first at the interface's TCX hooks; none = they do.
 ///
 /// # Errors
-/// The kernel cannot be asked. That the interface is gone shows as [`Flaw::Missing`].
-pub fn check_tcx(ifindex: u32, programs: ProgramIds) -> Result<Option<Flaw>, Error> {
+/// The kernel cannot be asked. That the interface is gone shows as [`Fault::Missing`].
+pub fn check_tcx(ifindex: u32, programs: ProgramIds) -> Result<Option<Fault>, Error> {
     for hook in Hook::ALL {
         let entries = match tcx::query(ifindex, hook) {
             Ok(entries) => entries,
@@ -113,18 +113,18 @@ pub fn check_tcx(ifindex: u32, programs: ProgramIds) -> Result<Option<Flaw>, Err
             Err(error) => return Err(error),
         };
         let wanted = programs.at(hook);
-        let flaw = match entries.first() {
+        let fault = match entries.first() {
             Some(first) if first.prog_id == wanted => None,
             Some(first) if entries.iter().any(|entry| entry.prog_id == wanted) => {
-                Some(Flaw::InFront {
+                Some(Fault::InFront {
                     hook,
                     what: program(first.prog_id),
                 })
             }
-            Some(_) | None => Some(Flaw::Missing { hook }),
+            Some(_) | None => Some(Fault::Missing { hook }),
         };
-        if flaw.is_some() {
-            return Ok(flaw);
+        if fault.is_some() {
+            return Ok(fault);
         }
     }
     Ok(None)
@@ -142,7 +142,7 @@ impl Route {
     }
 }
 
-fn filter_flaw(hook: Hook, wanted: u32, filters: &[Filter]) -> Option<Flaw> {
+fn filter_fault(hook: Hook, wanted: u32, filters: &[Filter]) -> Option<Fault> {
     let ours = |filter: &Filter| {
         filter.chain == 0
             && filter.priority == FILTER_PRIORITY
@@ -150,23 +150,23 @@ fn filter_flaw(hook: Hook, wanted: u32, filters: &[Filter]) -> Option<Flaw> {
             && filter.kind == "bpf"
     };
     let Some(at) = filters.iter().position(ours) else {
-        return Some(Flaw::Missing { hook });
+        return Some(Fault::Missing { hook });
     };
     let (in_front, filter) = (&filters[..at], &filters[at]);
     if filter.prog_id != Some(wanted) {
-        return Some(Flaw::OtherProgram {
+        return Some(Fault::OtherProgram {
             hook,
             found: filter.prog_id.unwrap_or(0),
             wanted,
         });
     }
     if !filter.direct_action {
-        return Some(Flaw::NotDirectAction { hook });
+        return Some(Fault::NotDirectAction { hook });
     }
     in_front
         .iter()
         .find(|other| other.chain == 0)
-        .map(|other| Flaw::InFront {
+        .map(|other| Fault::InFront {
             hook,
             what: format!(
                 "{} filter {:#x} at priority {}",

@@ -9,7 +9,7 @@ use std::{
 };
 
 use enforcer::hostnet::{
-    Bandwidth, Error, Flaw, Hook, ProgramIds, QdiscKind, check_clsact, check_tcx, ensure_clsact,
+    Bandwidth, Error, Fault, Hook, ProgramIds, QdiscKind, check_clsact, check_tcx, ensure_clsact,
     filters, qdisc_kind, tcx,
 };
 
@@ -373,7 +373,7 @@ fn podgate_first_makes_the_plugin_fail() {
         assert_eq!(check_clsact(ifindex, ids).unwrap(), None);
         assert_ne!(
             check_clsact(ifindex, ids).unwrap(),
-            Some(Flaw::PlainIngress)
+            Some(Fault::PlainIngress)
         );
     });
 }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use enforcer::hostnet::{
-    Clsact, Error, FILTER_HANDLE, Flaw, Hook, ProgramIds, QdiscKind, check_clsact, del_clsact,
+    Clsact, Error, FILTER_HANDLE, Fault, Hook, ProgramIds, QdiscKind, check_clsact, del_clsact,
     del_filter, ensure_clsact, filters, put_filter, qdisc_kind, tcx,
 };
 
@@ -104,10 +104,10 @@ fn kernel_egress_filter_that_landed_on_ingress_is_noticed() {
         let ids = attach(ifindex, &ingress, &egress);
         assert!(reaches_pod(&pod), "nothing holds what goes to the pod");
         assert!(!reaches_host(&pod));
-        let flaw = check_clsact(ifindex, ids).unwrap().unwrap();
+        let fault = check_clsact(ifindex, ids).unwrap().unwrap();
         assert_eq!(
-            flaw,
-            Flaw::OtherProgram {
+            fault,
+            Fault::OtherProgram {
                 hook: Hook::Ingress,
                 found: egress.id,
                 wanted: ingress.id
@@ -120,7 +120,7 @@ fn kernel_egress_filter_that_landed_on_ingress_is_noticed() {
         };
         assert_eq!(
             check_clsact(ifindex, same).unwrap(),
-            Some(Flaw::PlainIngress)
+            Some(Fault::PlainIngress)
         );
     });
 }
@@ -177,25 +177,25 @@ fn whatever_makes_an_attachment_vain_has_a_name() {
             ingress: ingress.id,
             egress: egress.id,
         };
-        let flaw = || check_clsact(ifindex, ids).unwrap();
+        let fault = || check_clsact(ifindex, ids).unwrap();
         assert_eq!(
-            flaw(),
-            Some(Flaw::Missing {
+            fault(),
+            Some(Fault::Missing {
                 hook: Hook::Ingress
             })
         );
         ensure_clsact(ifindex).unwrap();
         attach(ifindex, &ingress, &egress);
-        assert_eq!(flaw(), None);
+        assert_eq!(fault(), None);
 
         // Someone removes one filter, then all.
         tc("filter del dev h0 egress");
-        assert_eq!(flaw(), Some(Flaw::Missing { hook: Hook::Egress }));
+        assert_eq!(fault(), Some(Fault::Missing { hook: Hook::Egress }));
         attach(ifindex, &ingress, &egress);
         tc("qdisc del dev h0 clsact");
         assert_eq!(
-            flaw(),
-            Some(Flaw::Missing {
+            fault(),
+            Some(Fault::Missing {
                 hook: Hook::Ingress
             })
         );
@@ -209,7 +209,7 @@ fn whatever_makes_an_attachment_vain_has_a_name() {
         };
         assert_eq!(
             check_clsact(ifindex, swapped).unwrap(),
-            Some(Flaw::OtherProgram {
+            Some(Fault::OtherProgram {
                 hook: Hook::Ingress,
                 found: ingress.id,
                 wanted: egress.id
@@ -224,23 +224,23 @@ fn whatever_makes_an_attachment_vain_has_a_name() {
             "filter add dev h0 ingress prio 1 handle 9 protocol all bpf da pinned {}",
             pin.display()
         ));
-        let in_front = flaw().unwrap();
+        let in_front = fault().unwrap();
         assert!(
-            matches!(&in_front, Flaw::InFront { hook: Hook::Ingress, what } if what.contains("0x9")),
+            matches!(&in_front, Fault::InFront { hook: Hook::Ingress, what } if what.contains("0x9")),
             "{in_front}"
         );
         tc("filter del dev h0 ingress prio 1 handle 9 protocol all bpf");
         std::fs::remove_file(&pin).unwrap();
-        assert_eq!(flaw(), None);
+        assert_eq!(fault(), None);
 
         // TCX comes before any filter.
         if tcx::supported() {
             let link = tcx::attach(ifindex, Hook::Egress, stranger.as_fd()).unwrap();
-            let in_front = flaw().unwrap();
+            let in_front = fault().unwrap();
             assert!(
                 matches!(
                     &in_front,
-                    Flaw::InFront {
+                    Fault::InFront {
                         hook: Hook::Egress,
                         ..
                     }
@@ -248,7 +248,7 @@ fn whatever_makes_an_attachment_vain_has_a_name() {
                 "{in_front}"
             );
             drop(link);
-            super::world::eventually("link gone", || flaw().is_none());
+            super::world::eventually("link gone", || fault().is_none());
         }
     });
 }
@@ -274,7 +274,7 @@ fn a_filter_without_direct_action_is_no_enforcement() {
         );
         assert_eq!(
             check_clsact(ifindex, ids).unwrap(),
-            Some(Flaw::NotDirectAction {
+            Some(Fault::NotDirectAction {
                 hook: Hook::Ingress
             })
         );
@@ -366,7 +366,7 @@ fn an_interface_that_is_gone() {
         };
         assert_eq!(
             check_clsact(gone, ids).unwrap(),
-            Some(Flaw::Missing {
+            Some(Fault::Missing {
                 hook: Hook::Ingress
             })
         );
@@ -416,7 +416,7 @@ fn a_block_shared_with_other_interfaces_is_refused() {
         };
         assert_eq!(
             check_clsact(ifindex, ids).unwrap(),
-            Some(Flaw::Missing {
+            Some(Fault::Missing {
                 hook: Hook::Ingress
             })
         );

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use enforcer::hostnet::{Flaw, Hook, ProgramIds, check_tcx, tcx};
+use enforcer::hostnet::{Fault, Hook, ProgramIds, check_tcx, tcx};
 use nix::errno::Errno;
 
 use super::{
@@ -113,14 +113,14 @@ fn ours_goes_to_the_head_and_before_every_filter() {
             egress: egress.id,
         };
         assert_eq!(check_tcx(ifindex, ids(&third)).unwrap(), None);
-        let flaw = check_tcx(ifindex, ids(&first)).unwrap().unwrap();
+        let fault = check_tcx(ifindex, ids(&first)).unwrap().unwrap();
         assert!(
-            matches!(&flaw, Flaw::InFront { hook: Hook::Egress, what } if what.contains(&third.id.to_string())),
-            "{flaw}"
+            matches!(&fault, Fault::InFront { hook: Hook::Egress, what } if what.contains(&third.id.to_string())),
+            "{fault}"
         );
         assert_eq!(
             check_tcx(ifindex, ids(&own)).unwrap(),
-            Some(Flaw::Missing { hook: Hook::Egress })
+            Some(Fault::Missing { hook: Hook::Egress })
         );
     });
 }
@@ -201,7 +201,7 @@ fn detached_and_orphaned_links() {
         };
         assert_eq!(
             check_tcx(ifindex, ids).unwrap(),
-            Some(Flaw::Missing {
+            Some(Fault::Missing {
                 hook: Hook::Ingress
             })
         );

@@ -24,7 +24,7 @@ use verdict::flow::TICK_JIFFIES;
 use verdict::layout::{Config, Direction, Swept};
 use verdict::model::case::Change;
 use verdict::model::{Outcome, Via, Wire, World};
-use verdict::{PolicyWord, Reason};
+use verdict::{PolicyState, Reason};
 
 /// The loopback device of every namespace.
 pub(crate) const IFINDEX: u32 = 1;
@@ -156,11 +156,11 @@ impl Kernel {
         self.clear::<FlowKey, FlowValue>("FLOWS");
         let shares: Array<_, ShareValue> = maps::array(&self.pins, "SHARES").unwrap();
         let mut swept: Array<_, SweptValue> = maps::array(&self.pins, "SWEPT").unwrap();
-        for slot in [0, self.slot()] {
-            let made = shares.get(&slot, 0).unwrap().0;
+        for endpoint_index in [0, self.endpoint_index()] {
+            let made = shares.get(&endpoint_index, 0).unwrap().0;
             swept
                 .set(
-                    slot,
+                    endpoint_index,
                     SweptValue(Swept {
                         removed: made.made,
                         answered: made.answered,
@@ -188,12 +188,18 @@ impl Kernel {
         self.endpoints.delete(&locked, IFINDEX, None).unwrap();
     }
 
-    pub(crate) fn slot(&self) -> u32 {
-        self.endpoints.row(IFINDEX).unwrap().map_or(0, |r| r.slot)
+    pub(crate) fn endpoint_index(&self) -> u32 {
+        self.endpoints
+            .entry(IFINDEX)
+            .unwrap()
+            .map_or(0, |r| r.endpoint_index)
     }
 
-    fn life(&self) -> Option<u32> {
-        self.endpoints.row(IFINDEX).unwrap().map(|r| r.life)
+    fn endpoint_id(&self) -> Option<u32> {
+        self.endpoints
+            .entry(IFINDEX)
+            .unwrap()
+            .map(|r| r.endpoint_id)
     }
 
     fn hash<K: Pod, V: Pod>(&self, name: &'static str) -> HashMap<MapData, K, V> {
@@ -225,9 +231,9 @@ impl Kernel {
             .for_each(|(k, v)| fragments.insert(k, older(v), 2).unwrap());
     }
 
-    fn passed(&self, slot: u32, direction: Direction) -> u64 {
+    fn passed(&self, endpoint_index: u32, direction: Direction) -> u64 {
         self.passed
-            .get(&(slot * 2 + direction as u32), 0)
+            .get(&(endpoint_index * 2 + direction as u32), 0)
             .unwrap()
             .iter()
             .map(|c| c.0.packets)
@@ -235,7 +241,11 @@ impl Kernel {
     }
 
     /// The one reason that was counted since the last call, with its packets; `Tracked` has no counter by reason.
-    fn reason(&mut self, slot: u32, direction: Direction) -> Result<(Reason, u64), String> {
+    fn reason(
+        &mut self,
+        endpoint_index: u32,
+        direction: Direction,
+    ) -> Result<(Reason, u64), String> {
         let mut found = Vec::new();
         for entry in self.reasons.iter() {
             let (key, values) = entry.map_err(|e| e.to_string())?;
@@ -252,11 +262,11 @@ impl Kernel {
                 let wanted = if reason == Reason::NoEndpoint {
                     0
                 } else {
-                    slot
+                    endpoint_index
                 };
                 if key >> 16 != wanted || (key >> 8) & 0xff != direction as u32 {
                     return Err(format!(
-                        "{reason} counted under key {key:#x}, not for slot {wanted}"
+                        "{reason} counted under key {key:#x}, not for endpoint index {wanted}"
                     ));
                 }
                 Ok((reason, *packets))
@@ -286,13 +296,18 @@ impl World for Kernel {
                 };
                 let locked = self.store.lock(Duration::from_secs(5)).unwrap();
                 let reserved = self.endpoints.reserve(&locked).map_err(|e| e.to_string())?;
-                let row = self
+                let entry = self
                     .endpoints
                     .create(&locked, reserved, &new)
                     .map_err(|e| e.to_string())?;
-                self.endpoints.words.set(row.slot, PolicyWord(0));
+                self.endpoints
+                    .policy_states
+                    .set(entry.endpoint_index, PolicyState(0));
             }
-            Change::Word(word) => self.endpoints.words.set(self.slot(), *word),
+            Change::PolicyState(policy_state) => self
+                .endpoints
+                .policy_states
+                .set(self.endpoint_index(), *policy_state),
             Change::Peer(key, value) => self.set("PEERS", PeerKey(*key), value.map(PeerValue)),
             Change::Prefix(key, value) => {
                 let mut trie: LpmTrie<_, PrefixData, PrefixValue> =
@@ -358,8 +373,8 @@ impl World for Kernel {
             0
         };
         let ctx = context(from, wire.gso_size);
-        let slot = self.slot();
-        let before = self.passed(slot, direction);
+        let endpoint_index = self.endpoint_index();
+        let before = self.passed(endpoint_index, direction);
         let options = TestRunOptions {
             data_in: Some(&wire.bytes.0),
             ctx_in: Some(&ctx),
@@ -378,13 +393,13 @@ impl World for Kernel {
         } else {
             u64::from(SEGMENTS)
         };
-        let (reason, counted) = self.reason(slot, direction)?;
+        let (reason, counted) = self.reason(endpoint_index, direction)?;
         if reason != Reason::Tracked && counted != segments {
             return Err(format!(
                 "{reason} counted {counted} packets, not {segments}"
             ));
         }
-        let passed = self.passed(slot, direction) - before;
+        let passed = self.passed(endpoint_index, direction) - before;
         if passed != if dropped { 0 } else { segments } {
             return Err(format!("{passed} packets counted as passed"));
         }
@@ -392,12 +407,12 @@ impl World for Kernel {
     }
 
     fn flows(&mut self) -> Result<usize, String> {
-        let life = self.life();
+        let endpoint_id = self.endpoint_id();
         let flows = self.hash::<FlowKey, FlowValue>("FLOWS");
         Ok(flows
             .keys()
             .filter_map(Result::ok)
-            .filter(|k| Some(k.0.life) == life)
+            .filter(|k| Some(k.0.endpoint_id) == endpoint_id)
             .count())
     }
 }

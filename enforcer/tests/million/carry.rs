@@ -8,13 +8,15 @@ use crate::companion::{Error, Kernel, Target};
 pub(crate) fn carry_out(
     carrier: &mut Kernel,
     plan: &Plan,
-    (id, slot): (EndpointId, u32),
+    (id, endpoint_index): (EndpointId, u32),
     target: Target,
 ) -> Result<(), Error> {
     carrier.write(&plan.prepare)?;
-    carrier.flip(&plan.words, |endpoint| (endpoint == id).then_some(target))?;
+    carrier.flip(&plan.policy_states, |endpoint| {
+        (endpoint == id).then_some(target)
+    })?;
     // The mode is no part of a plan.
-    carrier.correct(id, slot, target)?;
+    carrier.correct(id, endpoint_index, target)?;
     carrier.live.grace();
     for phase in [&plan.settle, &plan.sweep] {
         carrier.write(phase)?;

@@ -92,7 +92,7 @@ impl Plain {
     /// An ICMP error about the frame that opens the flow, in the other direction.
     pub(crate) fn error(&self, source: &mut Source<'_>) -> Wire {
         let (pod, router) = (self.pod(), address(source));
-        // Somebody on the way has a word to say as well as the peer.
+        // Somebody on the way has a policy state to say as well as the peer.
         let router = if router.is_ipv4() == pod.is_ipv4() {
             router
         } else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use policy::oracle::{self, Question};
 use policy::{Document, Endpoint, Facts};
-use verdict::PolicyWord;
+use verdict::PolicyState;
 use verdict::env::{Env, Work, Write};
 use verdict::layout::{
     self, Config, Direction, FlowKey, FlowValue, FragmentKey, HostPortKey, PORT_ALLOW,
@@ -60,7 +60,7 @@ pub(crate) struct Truth {
     pub(crate) policy: Policy,
     /// `STRICT`, `SUSPENDED`.
     pub(crate) mode: u64,
-    epoch: u64,
+    revision: u64,
     work: Work,
 }
 
@@ -70,17 +70,19 @@ impl Truth {
             model: ModelWorld::default(),
             policy,
             mode: 0,
-            epoch: 1,
+            revision: 1,
             work: Work::new(),
         }
     }
 
     /// Other documents or another mode: every flow is judged again.
     pub(crate) fn policy_changed(&mut self) {
-        self.epoch += 1;
-        let rules = PolicyWord::RULES_INGRESS | PolicyWord::RULES_EGRESS;
-        let word = PolicyWord::new(rules | self.mode, 0, self.epoch);
-        self.model.change(&Change::Word(word)).unwrap();
+        self.revision += 1;
+        let rules = PolicyState::RULES_INGRESS | PolicyState::RULES_EGRESS;
+        let policy_state = PolicyState::new(rules | self.mode, 0, self.revision);
+        self.model
+            .change(&Change::PolicyState(policy_state))
+            .unwrap();
     }
 
     pub(crate) fn packet(&mut self, direction: Direction, via: Via, wire: &Wire) -> Outcome {
@@ -142,8 +144,8 @@ impl Env for Asking<'_> {
     fn endpoint(&self, ifindex: u32) -> Option<&layout::Endpoint> {
         self.tables.endpoint(ifindex)
     }
-    fn word(&self, slot: u32) -> Option<u64> {
-        self.tables.word(slot)
+    fn policy_state(&self, endpoint_index: u32) -> Option<u64> {
+        self.tables.policy_state(endpoint_index)
     }
     fn config(&self) -> Option<&Config> {
         self.tables.config()
@@ -157,14 +159,14 @@ impl Env for Asking<'_> {
     fn put_flow(&self, key: &FlowKey, value: &FlowValue, how: Write) -> bool {
         self.tables.put_flow(key, value, how)
     }
-    fn share(&self, slot: u32) -> (u64, u64) {
-        self.tables.share(slot)
+    fn share(&self, endpoint_index: u32) -> (u64, u64) {
+        self.tables.share(endpoint_index)
     }
-    fn count_made(&self, slot: u32) {
-        self.tables.count_made(slot);
+    fn count_made(&self, endpoint_index: u32) {
+        self.tables.count_made(endpoint_index);
     }
-    fn count_answered(&self, slot: u32, answered: bool) {
-        self.tables.count_answered(slot, answered);
+    fn count_answered(&self, endpoint_index: u32, answered: bool) {
+        self.tables.count_answered(endpoint_index, answered);
     }
     fn fragment(&self, key: &FragmentKey) -> Option<FlowValue> {
         self.tables.fragment(key)

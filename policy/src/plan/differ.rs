@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
     Plan, Write,
-    live::{ClassId, Live, PortSetId, RuleKey, RuleValue, Rules, SetId, Word},
+    live::{ClassId, EndpointState, Live, PortSetId, RuleKey, RuleValue, Rules, SetId},
     meanings::Meanings,
     numbers::{Routes, Sets},
     regions::Regions,
@@ -23,7 +23,7 @@ struct Differ<'a> {
     tables: &'a Tables,
     regions: Regions,
     meanings: Meanings<'a>,
-    /// Sets that some word names.
+    /// Sets that some policy state names.
     used: BTreeSet<SetId>,
     sets: Sets,
     routes: Routes,
@@ -33,9 +33,9 @@ pub(super) fn plan(live: &Live, tables: &Tables) -> Plan {
     let regions = Regions::of(live, tables);
     let meanings = Meanings::of(live, tables);
     let used: BTreeSet<SetId> = live
-        .words
+        .policy_states
         .values()
-        .map(|word| word.set)
+        .map(|policy_state| policy_state.set)
         .filter(|set| *set != SetId(0))
         .collect();
     let Some(sets) = Sets::of(live, tables, &regions, &meanings, &used) else {
@@ -89,16 +89,19 @@ impl Differ<'_> {
             }));
         }
         self.peers(&mut plan);
-        self.words(&mut plan);
+        self.policy_states(&mut plan);
         // Sets of endpoints that the tables do not know stay as they are.
         let strangers = self
             .live
-            .words
+            .policy_states
             .iter()
             .filter(|(id, _)| !self.tables.endpoints.contains_key(id));
-        for (_, word) in strangers {
-            if let Some(own) = self.live.sets.get(&word.set) {
-                rules.kept.entry(word.set).or_insert_with(|| own.clone());
+        for (_, policy_state) in strangers {
+            if let Some(own) = self.live.sets.get(&policy_state.set) {
+                rules
+                    .kept
+                    .entry(policy_state.set)
+                    .or_insert_with(|| own.clone());
             }
         }
         plan.sweep = sweep(self.live, &rules.kept, &rules.written, &rules.port_sets);
@@ -283,28 +286,28 @@ impl Differ<'_> {
         );
     }
 
-    fn words(&self, plan: &mut Plan) {
+    fn policy_states(&self, plan: &mut Plan) {
         for (endpoint, policy) in &self.tables.endpoints {
             let set = &self.tables.sets[policy.set.0 as usize];
-            let mut word = Word {
+            let mut policy_state = EndpointState {
                 set: self.sets.number(policy.set),
                 isolated: policy.isolated,
-                ..Word::default()
+                ..EndpointState::default()
             };
             for direction in DIRECTIONS {
-                *word.rules.get_mut(direction) = set.has_rules(direction);
+                *policy_state.rules.get_mut(direction) = set.has_rules(direction);
             }
-            let before = self.live.words.get(endpoint);
-            if before == Some(&word) {
+            let before = self.live.policy_states.get(endpoint);
+            if before == Some(&policy_state) {
                 continue;
             }
             let same = before.is_some_and(|b| {
-                b.isolated == word.isolated && self.sets.are_equal(b.set, policy.set)
+                b.isolated == policy_state.isolated && self.sets.are_equal(b.set, policy.set)
             });
-            plan.words.push(Write::PutWord {
+            plan.policy_states.push(Write::PutPolicyState {
                 endpoint: *endpoint,
-                word,
-                new_epoch: !same,
+                policy_state,
+                new_revision: !same,
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use verdict::PolicyWord;
+use verdict::PolicyState;
 
 use super::Write;
 use crate::{
@@ -41,14 +41,14 @@ pub struct RuleKey {
 pub enum RuleValue {
     /// One verdict for every protocol and port; `Default` hides the entry of class 0.
     Whole(Verdict),
-    /// As the port set says, and the word's default where it says nothing.
+    /// As the port set says, and the policy state's default where it says nothing.
     Ports(PortSetId),
 }
 
-/// The part of the policy word that policy decides: set and flags. Mode, pending, suspension, logging and the epoch are
+/// The part of the policy state that policy decides: set and flags. Mode, pending, suspension, logging and the revision are
 /// the executor's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Word {
+pub struct EndpointState {
     /// The set.
     pub set: SetId,
     /// Directions that some policy isolates.
@@ -57,31 +57,31 @@ pub struct Word {
     pub rules: Directions<bool>,
 }
 
-impl Word {
+impl EndpointState {
     /// The flags that this decides; all others stay as they are.
-    pub const FLAGS: u64 = PolicyWord::ISOLATED_INGRESS
-        | PolicyWord::ISOLATED_EGRESS
-        | PolicyWord::RULES_INGRESS
-        | PolicyWord::RULES_EGRESS;
+    pub const FLAGS: u64 = PolicyState::ISOLATED_INGRESS
+        | PolicyState::ISOLATED_EGRESS
+        | PolicyState::RULES_INGRESS
+        | PolicyState::RULES_EGRESS;
 
-    /// As flags of a [`PolicyWord`].
+    /// As flags of a [`PolicyState`].
     pub fn flags(&self) -> u64 {
         let flag = |set: bool, flag: u64| if set { flag } else { 0 };
-        flag(self.isolated.ingress, PolicyWord::ISOLATED_INGRESS)
-            | flag(self.isolated.egress, PolicyWord::ISOLATED_EGRESS)
-            | flag(self.rules.ingress, PolicyWord::RULES_INGRESS)
-            | flag(self.rules.egress, PolicyWord::RULES_EGRESS)
+        flag(self.isolated.ingress, PolicyState::ISOLATED_INGRESS)
+            | flag(self.isolated.egress, PolicyState::ISOLATED_EGRESS)
+            | flag(self.rules.ingress, PolicyState::RULES_INGRESS)
+            | flag(self.rules.egress, PolicyState::RULES_EGRESS)
     }
 
-    /// Out of a [`PolicyWord`].
-    pub fn of(word: PolicyWord) -> Self {
+    /// Out of a [`PolicyState`].
+    pub fn of(policy_state: PolicyState) -> Self {
         let mut out = Self {
-            set: SetId(word.set()),
+            set: SetId(policy_state.set()),
             ..Self::default()
         };
         for direction in DIRECTIONS {
-            *out.isolated.get_mut(direction) = word.isolated(direction);
-            *out.rules.get_mut(direction) = word.has_rules(direction);
+            *out.isolated.get_mut(direction) = policy_state.isolated(direction);
+            *out.rules.get_mut(direction) = policy_state.has_rules(direction);
         }
         out
     }
@@ -98,7 +98,7 @@ pub struct Live {
     pub(super) sets: BTreeMap<SetId, Rules>,
     /// `None`: written or deleted in part, to be swept and never to be used.
     pub(super) port_sets: BTreeMap<PortSetId, Option<PortMap>>,
-    pub(super) words: BTreeMap<EndpointId, Word>,
+    pub(super) policy_states: BTreeMap<EndpointId, EndpointState>,
     pub(super) resting: Resting,
     /// An endpoint left its set since the last grace period: packets may still be judged by it.
     pub(super) flipped: bool,
@@ -146,10 +146,14 @@ impl Live {
                     self.resting.classes.insert(before);
                 }
             }
-            Write::PutWord { endpoint, word, .. } => {
-                if let Some(before) = self.words.insert(*endpoint, *word) {
+            Write::PutPolicyState {
+                endpoint,
+                policy_state,
+                ..
+            } => {
+                if let Some(before) = self.policy_states.insert(*endpoint, *policy_state) {
                     self.resting.sets.insert(before.set);
-                    self.flipped |= before.set != word.set && before.set != SetId(0);
+                    self.flipped |= before.set != policy_state.set && before.set != SetId(0);
                 }
             }
         }
@@ -167,21 +171,21 @@ impl Live {
         self.flipped = false;
     }
 
-    /// The endpoint's slot is free or another's: its word is no longer there.
+    /// The endpoint's endpoint index is free or another's: its policy state is no longer there.
     pub fn forget(&mut self, endpoint: EndpointId) {
-        if let Some(word) = self.words.remove(&endpoint) {
-            self.resting.sets.insert(word.set);
+        if let Some(policy_state) = self.policy_states.remove(&endpoint) {
+            self.resting.sets.insert(policy_state.set);
         }
     }
 
-    /// The word of an endpoint, if policy has written it.
-    pub fn word(&self, endpoint: EndpointId) -> Option<Word> {
-        self.words.get(&endpoint).copied()
+    /// The policy state of an endpoint, if policy has written it.
+    pub fn policy_state(&self, endpoint: EndpointId) -> Option<EndpointState> {
+        self.policy_states.get(&endpoint).copied()
     }
 
-    /// The endpoints whose word policy has written.
+    /// The endpoints whose policy state policy has written.
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> + '_ {
-        self.words.keys().copied()
+        self.policy_states.keys().copied()
     }
 
     /// What the kernel's tables say by this picture: for tests, and for tools that show a live node.
@@ -193,8 +197,8 @@ impl Live {
         protocol: u8,
         port: u16,
     ) -> Option<Verdict> {
-        let word = self.words.get(&endpoint)?;
-        if !word.rules.get(direction) {
+        let policy_state = self.policy_states.get(&endpoint)?;
+        if !policy_state.rules.get(direction) {
             return Some(Verdict::Default);
         }
         let exact = Prefix::exact(peer);
@@ -202,7 +206,7 @@ impl Live {
             .rev()
             .find_map(|len| self.peers.get(&exact.resized(len)));
         let class = class.copied().unwrap_or_default();
-        let rules = self.sets.get(&word.set);
+        let rules = self.sets.get(&policy_state.set);
         let entry = |class| {
             let key = RuleKey {
                 direction,

@@ -1,17 +1,17 @@
 //! From what the kernel holds ([`Live`]) to what it should hold ([`Tables`]), as an ordered list of single writes.
 //!
-//! The promise, after *each* write: every endpoint has its old verdict for every packet until its own word is written,
+//! The promise, after *each* write: every endpoint has its old verdict for every packet until its own policy state is written,
 //! and its new one from then on. So a change of many documents flips as one, with one store per endpoint, and a plan
 //! that stops halfway (a full map) leaves the old policy in force.
 //!
-//! How: the word names the set, the peers' tables name the class, and (set, class) gives the verdict. An address whose
+//! How: the policy state names the set, the peers' tables name the class, and (set, class) gives the verdict. An address whose
 //! class changes must have its old verdict under the old sets and its new one under the new sets. Each class in the
 //! kernel gets a *home*: the class of the new tables in which most of its addresses are now. Addresses that are at home
 //! stay where they are, and the kernel's class gets the new class's rules under the new sets. All others, and those that
 //! come or go, are moved to a class made for this pair of old and new (unless no set can tell it from the canonical one).
 //!
 //! 1. `prepare`: port sets and rules that nobody reads yet, then peers, longest first. Nobody's verdict changes.
-//! 2. `words`: each endpoint flips. Where the function is the same the epoch stays, so that its flows are not judged again.
+//! 2. `policy states`: each endpoint flips. Where the function is the same the revision stays, so that its flows are not judged again.
 //! 3. `settle`: now that nobody uses the old sets, classes that mean the same become one and peers that went are deleted,
 //!    shortest first. Nobody's verdict changes.
 //! 4. `sweep`: rules, sets and port sets that nobody reads any more. Their numbers rest until a grace period is over.
@@ -28,7 +28,7 @@ mod tests;
 
 use std::fmt;
 
-pub use live::{ClassId, Live, PortSetId, RuleKey, RuleValue, SetId, Word};
+pub use live::{ClassId, EndpointState, Live, PortSetId, RuleKey, RuleValue, SetId};
 
 use crate::{portmap::PortMap, prefix::Prefix, select::EndpointId, tables::Tables};
 
@@ -58,14 +58,14 @@ pub enum Write {
         /// Class.
         class: ClassId,
     },
-    /// The endpoint's word: one store that takes mode and the other flags over. `PENDING` goes with it.
-    PutWord {
+    /// The endpoint's policy state: one store that takes mode and the other flags over. `PENDING` goes with it.
+    PutPolicyState {
         /// Endpoint.
         endpoint: EndpointId,
         /// Set and flags.
-        word: Word,
-        /// Take a new epoch: the endpoint's verdicts change. Otherwise keep the one it has.
-        new_epoch: bool,
+        policy_state: EndpointState,
+        /// Take a new revision: the endpoint's verdicts change. Otherwise keep the one it has.
+        new_revision: bool,
     },
     /// A block has the class of what surrounds it.
     DeletePeer {
@@ -91,12 +91,12 @@ pub enum Write {
 /// A plan; see the module for its phases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Wait before the first write: words changed under an earlier plan that did not come to its end.
+    /// Wait before the first write: policy states changed under an earlier plan that did not come to its end.
     pub waits: bool,
     /// Before anything changes for anybody.
     pub prepare: Vec<Write>,
     /// The change.
-    pub words: Vec<Write>,
+    pub policy_states: Vec<Write>,
     /// After it, on tables that are read.
     pub settle: Vec<Write>,
     /// After it, on tables that are not.
@@ -123,8 +123,8 @@ impl Plan {
         self.phases().iter().map(|phase| phase.len()).sum()
     }
 
-    /// Everything in order, with the grace periods: one before the words if anything was prepared for them, and one before
-    /// each later phase always, since words may have changed under an earlier plan that did not come to its end.
+    /// Everything in order, with the grace periods: one before the policy states if anything was prepared for them, and one before
+    /// each later phase always, since policy states may have changed under an earlier plan that did not come to its end.
     pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
         let later = [&self.settle, &self.sweep]
             .into_iter()
@@ -136,26 +136,32 @@ impl Plan {
         )
     }
 
-    /// The new policy is in force once these are done: [`Plan::steps`] up to the last word.
+    /// The new policy is in force once these are done: [`Plan::steps`] up to the last policy state.
     pub fn steps_to_force(&self) -> impl Iterator<Item = Step<'_>> {
         let first = (self.waits && !self.prepare.is_empty()).then_some(Step::Grace);
-        let second = (!self.prepare.is_empty() && !self.words.is_empty()).then_some(Step::Grace);
+        let second =
+            (!self.prepare.is_empty() && !self.policy_states.is_empty()).then_some(Step::Grace);
         let prepare = first
             .into_iter()
             .chain(self.prepare.iter().map(Step::Write));
         prepare
             .chain(second)
-            .chain(self.words.iter().map(Step::Write))
+            .chain(self.policy_states.iter().map(Step::Write))
     }
 
     const fn phases(&self) -> [&Vec<Write>; 4] {
-        [&self.prepare, &self.words, &self.settle, &self.sweep]
+        [
+            &self.prepare,
+            &self.policy_states,
+            &self.settle,
+            &self.sweep,
+        ]
     }
 }
 
 /// Plans the way from `live` to `tables`. Equal tables give an empty plan; what an earlier plan left behind is swept.
 ///
-/// Words of endpoints that are not in `tables` are left alone, and so are their sets: [`Live::forget`] them first.
+/// Policy states of endpoints that are not in `tables` are left alone, and so are their sets: [`Live::forget`] them first.
 pub fn plan(live: &Live, tables: &Tables) -> Plan {
     differ::plan(live, tables)
 }
@@ -172,22 +178,22 @@ impl fmt::Display for Write {
                 }
             }
             Self::PutPeer { prefix, class } => write!(f, "put peer {prefix}: class {}", class.0),
-            Self::PutWord {
+            Self::PutPolicyState {
                 endpoint,
-                word,
-                new_epoch,
+                policy_state,
+                new_revision,
             } => {
-                let epoch = if *new_epoch {
-                    "new epoch"
+                let revision = if *new_revision {
+                    "new revision"
                 } else {
-                    "same epoch"
+                    "same revision"
                 };
                 write!(
                     f,
-                    "put word of {}: set {}, flags {:#04x}, {epoch}",
+                    "put policy state of {}: set {}, flags {:#04x}, {revision}",
                     endpoint.0,
-                    word.set.0,
-                    word.flags()
+                    policy_state.set.0,
+                    policy_state.flags()
                 )
             }
             Self::DeletePeer { prefix } => write!(f, "delete peer {prefix}"),

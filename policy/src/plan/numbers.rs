@@ -38,8 +38,8 @@ impl Sets {
         let mut out = Self::default();
         let mut users: BTreeMap<(SetIndex, SetId), u32> = BTreeMap::new();
         for (endpoint, policy) in &tables.endpoints {
-            if let Some(word) = live.words.get(endpoint) {
-                *users.entry((policy.set, word.set)).or_default() += 1;
+            if let Some(policy_state) = live.policy_states.get(endpoint) {
+                *users.entry((policy.set, policy_state.set)).or_default() += 1;
             }
         }
         let mut best: BTreeMap<SetIndex, (u32, SetId)> = BTreeMap::new();

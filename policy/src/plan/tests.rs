@@ -22,7 +22,7 @@ fn tables(documents: &[Arc<Document>], endpoints: &[Endpoint]) -> Tables {
     compile(endpoints, &testing::policies(documents), &Facts::default())
 }
 
-/// Isolation and, for each direction and address, the number of the port map; `None` = it has no word yet.
+/// Isolation and, for each direction and address, the number of the port map; `None` = it has no policy state yet.
 type Function = Option<(Directions<bool>, Vec<usize>)>;
 
 /// An eye of its own on the maps: port maps by number, so that functions compare quickly.
@@ -41,10 +41,10 @@ impl Eye {
         self.in_flight([live; 3], ids)
     }
 
-    /// What a packet gets that reads the word, the peers and the rules at three moments.
+    /// What a packet gets that reads the policy state, the peers and the rules at three moments.
     fn in_flight(
         &mut self,
-        [words, peers, rules]: [&Live; 3],
+        [policy_states, peers, rules]: [&Live; 3],
         ids: &[EndpointId],
     ) -> Vec<Function> {
         let addresses = testing::addresses();
@@ -62,20 +62,20 @@ impl Eye {
             .collect();
         ids.iter()
             .map(|id| {
-                let word = words.word(*id)?;
+                let policy_state = policy_states.policy_state(*id)?;
                 let mut out = Vec::new();
                 for direction in DIRECTIONS {
                     for (address, class) in addresses.iter().zip(&classes) {
                         out.push(self.live_map(
                             rules,
-                            word,
+                            policy_state,
                             direction,
                             Family::of(*address),
                             *class,
                         ));
                     }
                 }
-                Some((word.isolated, out))
+                Some((policy_state.isolated, out))
             })
             .collect()
     }
@@ -83,13 +83,13 @@ impl Eye {
     fn live_map(
         &mut self,
         live: &Live,
-        word: Word,
+        policy_state: EndpointState,
         direction: Direction,
         family: Family,
         class: ClassId,
     ) -> usize {
         let entry = |class| {
-            live.sets.get(&word.set)?.get(&RuleKey {
+            live.sets.get(&policy_state.set)?.get(&RuleKey {
                 direction,
                 family,
                 class,
@@ -97,7 +97,7 @@ impl Eye {
         };
         let rule = entry(class)
             .or_else(|| entry(ClassId(0)))
-            .filter(|_| *word.rules.get(direction));
+            .filter(|_| *policy_state.rules.get(direction));
         let map = match rule {
             None => PortMap::uniform(Verdict::Default),
             Some(RuleValue::Whole(verdict)) => PortMap::uniform(*verdict),
@@ -135,9 +135,9 @@ fn run(live: &mut Live, tables: &Tables, plan: &Plan, stop: usize) {
         .iter()
         .map(|id| {
             !plan
-                .words
+                .policy_states
                 .iter()
-                .any(|w| matches!(w, Write::PutWord { endpoint, .. } if endpoint == id))
+                .any(|w| matches!(w, Write::PutPolicyState { endpoint, .. } if endpoint == id))
         })
         .collect();
     for ((id, stays), (was, is)) in ids.iter().zip(&flipped).zip(before.iter().zip(&after)) {
@@ -147,7 +147,7 @@ fn run(live: &mut Live, tables: &Tables, plan: &Plan, stop: usize) {
             id.0
         );
     }
-    let mut epochs = 0;
+    let mut revisions = 0;
     // What packets that have not ended may have read, with who had flipped then.
     let mut moments = vec![(live.clone(), flipped.clone())];
     for (number, step) in plan.steps().enumerate() {
@@ -163,21 +163,21 @@ fn run(live: &mut Live, tables: &Tables, plan: &Plan, stop: usize) {
             Step::Write(write) => {
                 never_over_another(live, write);
                 live.apply(write);
-                if let Write::PutWord {
+                if let Write::PutPolicyState {
                     endpoint,
-                    new_epoch,
+                    new_revision,
                     ..
                 } = write
                 {
                     let place = ids.iter().position(|id| id == endpoint).unwrap();
                     flipped[place] = true;
                     assert_eq!(
-                        *new_epoch,
+                        *new_revision,
                         before[place] != after[place],
-                        "epoch of {}",
+                        "revision of {}",
                         endpoint.0
                     );
-                    epochs += 1;
+                    revisions += 1;
                 }
             }
         }
@@ -197,11 +197,11 @@ fn run(live: &mut Live, tables: &Tables, plan: &Plan, stop: usize) {
         }
     }
     still_in_flight(&mut eye, &moments, &ids, &before, &after);
-    assert!(epochs <= ids.len());
+    assert!(revisions <= ids.len());
 }
 
-/// A packet that reads its word at one moment, its peer's class at a later and the rule at a still later one, with no
-/// grace period between, has the verdict that its word stands for.
+/// A packet that reads its policy state at one moment, its peer's class at a later and the rule at a still later one, with no
+/// grace period between, has the verdict that its policy state stands for.
 fn still_in_flight(
     eye: &mut Eye,
     moments: &[(Live, Vec<bool>)],
@@ -268,7 +268,7 @@ fn same_as_fresh(live: &Live, tables: &Tables) {
         assert_eq!(back.entry((prefix.family(), *index)).or_insert(*id), id);
     }
     let used: BTreeSet<_> = live
-        .words
+        .policy_states
         .values()
         .map(|w| w.set)
         .filter(|s| s.0 != 0)
@@ -362,7 +362,7 @@ fn with_blocks(blocks: &[&str]) -> Vec<Arc<Document>> {
         .collect()
 }
 
-/// Takes a node through versions of a document; gives the number of writes and of new epochs of the last.
+/// Takes a node through versions of a document; gives the number of writes and of new revisions of the last.
 fn change(versions: &[&[&str]]) -> (usize, usize) {
     let endpoints = testing::endpoints();
     let mut live = Live::default();
@@ -372,20 +372,20 @@ fn change(versions: &[&[&str]]) -> (usize, usize) {
         let plan = plan(&live, &tables);
         run(&mut live, &tables, &plan, usize::MAX);
         same_as_fresh(&live, &tables);
-        let epochs = plan
-            .words
+        let revisions = plan
+            .policy_states
             .iter()
             .filter(|w| {
                 matches!(
                     w,
-                    Write::PutWord {
-                        new_epoch: true,
+                    Write::PutPolicyState {
+                        new_revision: true,
                         ..
                     }
                 )
             })
             .count();
-        last = (plan.len(), epochs);
+        last = (plan.len(), revisions);
     }
     last
 }
@@ -413,7 +413,7 @@ fn writes_follow_the_change() {
     let blocks: Vec<String> = (0..200).map(|i| format!("10.0.1.{i}")).collect();
     let before: Vec<&str> = blocks.iter().map(String::as_str).collect();
     let after = [&before[..], &["10.0.2.1"]].concat();
-    // The rule under two classes, the peer, the word; then the peer's final class, and two rules gone.
+    // The rule under two classes, the peer, the policy state; then the peer's final class, and two rules gone.
     assert_eq!(change(&[&before, &after]), (7, 1));
     assert_eq!(change(&[&after, &before]), (7, 1));
     assert_eq!(change(&[&before, &before]), (0, 0));

@@ -22,9 +22,9 @@ fn writer() {
     };
     let store = Store::open(root).unwrap();
     let mut record = record(&store, "a", "eth0");
-    for life in 0.. {
-        record.life = life;
-        record.netns = "x".repeat(usize::try_from(life % 7).unwrap() * 20_000);
+    for endpoint_id in 0.. {
+        record.endpoint_id = endpoint_id;
+        record.netns = "x".repeat(usize::try_from(endpoint_id % 7).unwrap() * 20_000);
         store
             .lock(Duration::from_secs(5))
             .unwrap()
@@ -71,7 +71,7 @@ fn leftover_temp_files_are_ignored_and_swept() {
     let (_folder, store) = store();
     store.put_cluster_policy("ns", "p", b"{}").unwrap();
     let layout = store.layout();
-    let leftovers = [
+    let orphans = [
         layout.pods().join(".a_eth0.json.12.34.0.tmp"),
         layout.root().join(".node.json.12.34.1.tmp"),
         layout.policies().join("cluster/ns/.p.json.12.34.2.tmp"),
@@ -82,7 +82,7 @@ fn leftover_temp_files_are_ignored_and_swept() {
         layout.policies().join(".x.tmp"),
         layout.policies().join(".a.b.1.2.tmp"),
     ];
-    for path in leftovers.iter().chain(&others) {
+    for path in orphans.iter().chain(&others) {
         fs::write(path, "half a fi").unwrap();
     }
     assert!(store.records().unwrap().problems.is_empty());
@@ -93,13 +93,13 @@ fn leftover_temp_files_are_ignored_and_swept() {
         0,
         "a writer may still be at it"
     );
-    for path in leftovers.iter().chain(&others) {
+    for path in orphans.iter().chain(&others) {
         File::open(path)
             .unwrap()
             .set_modified(SystemTime::now() - Duration::from_secs(120))
             .unwrap();
     }
-    assert_eq!(store.sweep_temps().unwrap(), leftovers.len());
+    assert_eq!(store.sweep_temps().unwrap(), orphans.len());
     assert!(others.iter().all(|path| path.exists()));
 }
 

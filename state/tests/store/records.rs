@@ -229,9 +229,9 @@ proptest! {
         let (_folder, store) = store();
         let locked = store.lock(WAIT).unwrap();
         let mut expected = std::collections::BTreeMap::new();
-        for (life, (id, ifname, put)) in steps.into_iter().enumerate() {
+        for (endpoint_id, (id, ifname, put)) in steps.into_iter().enumerate() {
             let mut record = record(&store, &id, &ifname);
-            record.life = u32::try_from(life).unwrap();
+            record.endpoint_id = u32::try_from(endpoint_id).unwrap();
             if put {
                 locked.put_record(&record).unwrap();
                 expected.insert((id, ifname), record);

@@ -12,8 +12,8 @@ use crate::layout::{
     INLINE_ADDRS, PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey,
     RuleValue, SourceKey, V4,
 };
+use crate::policy_state::PolicyState;
 use crate::reason::Reason;
-use crate::word::PolicyWord;
 
 use super::frames::Wire;
 use super::tables::Tables;
@@ -69,11 +69,16 @@ pub struct EndpointSpec {
 
 impl EndpointSpec {
     /// The row, and the keys of the addresses that do not stand in it.
-    pub fn row(&self, ifindex: u32, slot: u32, life: u32) -> (Endpoint, Vec<SourceKey>) {
+    pub fn row(
+        &self,
+        ifindex: u32,
+        endpoint_index: u32,
+        endpoint_id: u32,
+    ) -> (Endpoint, Vec<SourceKey>) {
         let mut row = Endpoint {
             ifindex,
-            slot,
-            life,
+            endpoint_index,
+            endpoint_id,
             mac: self.mac,
             flags: if self.guard { ENDPOINT_GUARD } else { 0 },
             families: 0,
@@ -99,7 +104,7 @@ impl EndpointSpec {
             let (family, addr) = Addr::from_ip(ip);
             SourceKey {
                 prefix_len: SourceKey::FIXED_BITS + u32::from(len),
-                life,
+                endpoint_id,
                 family: u32::from(family),
                 addr,
             }
@@ -113,8 +118,8 @@ impl EndpointSpec {
 pub enum Change {
     /// The endpoint's row is made anew, or goes.
     Endpoint(Option<EndpointSpec>),
-    /// The policy word.
-    Word(PolicyWord),
+    /// The policy state.
+    PolicyState(PolicyState),
     /// An exact peer.
     Peer(PeerKey, Option<PeerValue>),
     /// A prefix of peers.
@@ -325,14 +330,14 @@ pub struct ModelWorld {
     /// The tables.
     pub tables: Tables,
     work: Work,
-    life: u32,
+    endpoint_id: u32,
 }
 
 impl ModelWorld {
     /// Interface of the endpoint.
     pub const IFINDEX: u32 = 10;
-    /// Slot of the endpoint.
-    pub const SLOT: u32 = 1;
+    /// Endpoint index of the endpoint.
+    pub const ENDPOINT_INDEX: u32 = 1;
 }
 
 impl World for ModelWorld {
@@ -343,14 +348,15 @@ impl World for ModelWorld {
                 t.endpoints.remove(&Self::IFINDEX);
             }
             Change::Endpoint(Some(spec)) => {
-                self.life += 1;
-                t.forget_flows_of_slot(Self::SLOT);
-                let (row, sources) = spec.row(Self::IFINDEX, Self::SLOT, self.life);
+                self.endpoint_id += 1;
+                t.forget_flows_of_index(Self::ENDPOINT_INDEX);
+                let (row, sources) =
+                    spec.row(Self::IFINDEX, Self::ENDPOINT_INDEX, self.endpoint_id);
                 t.endpoints.insert(Self::IFINDEX, row);
                 sources.iter().for_each(|s| t.add_source(s));
             }
-            Change::Word(word) => {
-                t.words.insert(Self::SLOT, word.0);
+            Change::PolicyState(policy_state) => {
+                t.policy_states.insert(Self::ENDPOINT_INDEX, policy_state.0);
             }
             Change::Peer(key, Some(value)) => {
                 t.peers.insert(*key, *value);
@@ -399,12 +405,12 @@ impl World for ModelWorld {
     }
 
     fn flows(&mut self) -> Result<usize, String> {
-        let life = self.tables.endpoint(Self::IFINDEX).map(|e| e.life);
+        let endpoint_id = self.tables.endpoint(Self::IFINDEX).map(|e| e.endpoint_id);
         Ok(self
             .tables
             .flows()
             .iter()
-            .filter(|(key, _)| Some(key.life) == life)
+            .filter(|(key, _)| Some(key.endpoint_id) == endpoint_id)
             .count())
     }
 }

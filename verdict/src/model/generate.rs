@@ -8,7 +8,7 @@ use crate::layout::{
     RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, V4, V6,
 };
 use crate::packet::{proto, tcp};
-use crate::word::PolicyWord;
+use crate::policy_state::PolicyState;
 
 use super::case::{Change, EndpointSpec, Via};
 use super::frames::{self, Bytes, Wire};
@@ -120,10 +120,10 @@ impl<'a> Source<'a> {
                     tcp::RST,
                     0,
                 ]);
-                let words = if self.rarely(16) { self.byte() & 15 } else { 5 };
+                let policy_states = if self.rarely(16) { self.byte() & 15 } else { 5 };
                 (
                     proto::TCP,
-                    frames::tcp(self.port(), self.port(), flags, words, &self.data()),
+                    frames::tcp(self.port(), self.port(), flags, policy_states, &self.data()),
                 )
             }
             4..=6 => (
@@ -316,22 +316,22 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A change of tables, word or time. Epochs come from `epoch`, which grows.
-    pub fn change(&mut self, epoch: &mut u64) -> Change {
+    /// A change of tables, policy state or time. Revisions come from `revision`, which grows.
+    pub fn change(&mut self, revision: &mut u64) -> Change {
         let family = self.pick(&[V4, V6]);
         match self.byte() % 10 {
             0..=2 => {
-                *epoch += 1;
+                *revision += 1;
                 // Suspension and pending would hide everything else if they were as frequent as the rest.
                 let rare = if self.rarely(6) {
-                    self.pick(&[PolicyWord::PENDING, PolicyWord::SUSPENDED])
+                    self.pick(&[PolicyState::PENDING, PolicyState::SUSPENDED])
                 } else {
                     0
                 };
-                Change::Word(PolicyWord::new(
+                Change::PolicyState(PolicyState::new(
                     u64::from(self.byte()) & 0x3e | rare,
                     u16::from(self.byte() % 2),
-                    *epoch,
+                    *revision,
                 ))
             }
             3 => {
@@ -437,7 +437,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The changes that a walk begins with: the endpoint with its addresses, the host set, a word.
+/// The changes that a walk begins with: the endpoint with its addresses, the host set, a policy state.
 pub fn beginning() -> Vec<Change> {
     let both = [V4, V6];
     let addresses = [("pod", V4), ("pod", V6), ("pod-local", V6)];
@@ -453,7 +453,7 @@ pub fn beginning() -> Vec<Change> {
             addresses,
             extra: Vec::new(),
         })),
-        Change::Word(PolicyWord::new(PolicyWord::STRICT, 1, 1)),
+        Change::PolicyState(PolicyState::new(PolicyState::STRICT, 1, 1)),
     ];
     for family in both {
         for name in ["host", "host-local"] {

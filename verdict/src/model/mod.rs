@@ -1,4 +1,4 @@
-//! The tables as ordinary collections, frames made from words, and cases that replay both: what the host tests, the
+//! The tables as ordinary collections, frames made from policy states, and cases that replay both: what the host tests, the
 //! fuzzers, the kernel tests and `podgatectl explain` hold the programs to.
 //!
 //! Invariants

@@ -8,8 +8,8 @@ use crate::layout::{
     RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, RuleValue, V4, V6,
 };
 use crate::packet::proto;
+use crate::policy_state::PolicyState;
 use crate::reason::Reason;
-use crate::word::PolicyWord;
 
 use super::case::{Case, Change, EndpointSpec, Step, Via};
 use super::read_frame::{POD_MAC, address, frame, number};
@@ -39,7 +39,7 @@ fn beginning() -> Result<Vec<(usize, Step)>, String> {
 /// Reads every case of a file.
 pub(super) fn cases(text: &str) -> Result<Vec<Case>, String> {
     let mut all: Vec<Case> = Vec::new();
-    let mut epoch = 0;
+    let mut revision = 0;
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;
         let line = line
@@ -57,7 +57,7 @@ pub(super) fn cases(text: &str) -> Result<Vec<Case>, String> {
                 if all.iter().any(|c| c.name == rest) {
                     return Err(at(format!("{rest:?} is the name of two cases")));
                 }
-                epoch = 0;
+                revision = 0;
                 all.push(Case {
                     name: rest.to_owned(),
                     model_only: None,
@@ -67,7 +67,7 @@ pub(super) fn cases(text: &str) -> Result<Vec<Case>, String> {
             (_, None) => return Err(at("no case has begun".into())),
             ("model-only", Some(case)) => case.model_only = Some(rest.to_owned()),
             (_, Some(case)) => {
-                for step in step(verb, rest, &mut epoch).map_err(at)? {
+                for step in step(verb, rest, &mut revision).map_err(at)? {
                     case.steps.push((number, step));
                 }
             }
@@ -76,7 +76,7 @@ pub(super) fn cases(text: &str) -> Result<Vec<Case>, String> {
     Ok(all)
 }
 
-fn step(verb: &str, rest: &str, epoch: &mut u64) -> Result<Vec<Step>, String> {
+fn step(verb: &str, rest: &str, revision: &mut u64) -> Result<Vec<Step>, String> {
     let words: Vec<&str> = rest.split_whitespace().collect();
     let one = |change| Ok(vec![Step::Change(change)]);
     match (verb, words.as_slice()) {
@@ -85,7 +85,7 @@ fn step(verb: &str, rest: &str, epoch: &mut u64) -> Result<Vec<Step>, String> {
         ("flows", [n]) => Ok(vec![Step::Flows(number::<u32>(n)? as usize)]),
         ("endpoint", ["none"]) => one(Change::Endpoint(None)),
         ("endpoint", _) => one(Change::Endpoint(Some(endpoint(rest)?))),
-        ("word", flags) => one(Change::Word(word(flags, epoch)?)),
+        ("word", flags) => one(Change::PolicyState(word(flags, revision)?)),
         ("peer", [addr, class]) => Ok(peer(addr, Some(number(class)?))?
             .into_iter()
             .map(Step::Change)
@@ -225,29 +225,29 @@ fn endpoint(rest: &str) -> Result<EndpointSpec, String> {
     Ok(spec)
 }
 
-fn word(words: &[&str], epoch: &mut u64) -> Result<PolicyWord, String> {
+fn word(words: &[&str], revision: &mut u64) -> Result<PolicyState, String> {
     let (mut flags, mut set) = (0, 1);
-    *epoch += 1;
+    *revision += 1;
     for word in words {
         match *word {
-            "pending" => flags |= PolicyWord::PENDING,
+            "pending" => flags |= PolicyState::PENDING,
             "standard" => {}
-            "strict" => flags |= PolicyWord::STRICT,
-            "isolated-in" => flags |= PolicyWord::ISOLATED_INGRESS | PolicyWord::RULES_INGRESS,
-            "isolated-out" => flags |= PolicyWord::ISOLATED_EGRESS | PolicyWord::RULES_EGRESS,
-            "rules-in" => flags |= PolicyWord::RULES_INGRESS,
-            "rules-out" => flags |= PolicyWord::RULES_EGRESS,
-            "suspended" => flags |= PolicyWord::SUSPENDED,
-            "log" => flags |= PolicyWord::LOG,
-            "none" => return Ok(PolicyWord(0)),
+            "strict" => flags |= PolicyState::STRICT,
+            "isolated-in" => flags |= PolicyState::ISOLATED_INGRESS | PolicyState::RULES_INGRESS,
+            "isolated-out" => flags |= PolicyState::ISOLATED_EGRESS | PolicyState::RULES_EGRESS,
+            "rules-in" => flags |= PolicyState::RULES_INGRESS,
+            "rules-out" => flags |= PolicyState::RULES_EGRESS,
+            "suspended" => flags |= PolicyState::SUSPENDED,
+            "log" => flags |= PolicyState::LOG,
+            "none" => return Ok(PolicyState(0)),
             other => match other.split_once('=') {
                 Some(("set", n)) => set = number(n)?,
-                Some(("epoch", n)) => *epoch = number(n)?,
+                Some(("revision", n)) => *revision = number(n)?,
                 _ => return Err(format!("a word knows no {other:?}")),
             },
         }
     }
-    Ok(PolicyWord::new(flags, set, *epoch))
+    Ok(PolicyState::new(flags, set, *revision))
 }
 
 fn prefix_of(text: &str, class: u32) -> Result<(PrefixKey, PrefixValue), String> {

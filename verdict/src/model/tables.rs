@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use crate::env::{Env, Flow, Write};
 use crate::layout::{
-    Addr, Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PeerValue,
-    PortKey, PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, SLOTS, Share, SourceKey, Swept,
+    Addr, Config, ENDPOINT_INDEXES, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey,
+    PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, Share,
+    SourceKey, Swept,
 };
 use crate::packet::Packet;
 
@@ -46,8 +47,8 @@ impl Flow for FlowCell {
 pub struct Tables {
     /// Endpoint rows by ifindex.
     pub endpoints: BTreeMap<u32, Endpoint>,
-    /// Policy words by slot.
-    pub words: BTreeMap<u32, u64>,
+    /// Policy states by endpoint index.
+    pub policy_states: BTreeMap<u32, u64>,
     /// The node's settings; `None` stands for a map that cannot be read.
     pub config: Option<Config>,
     /// Jiffies since boot.
@@ -60,7 +61,7 @@ pub struct Tables {
     pub host_ports: BTreeSet<HostPortKey>,
     /// Ports at which the host has a socket: protocol, port in host byte order.
     pub sockets: BTreeSet<(u8, u16)>,
-    /// Exact peers, as the words in the table.
+    /// Exact peers, as the policy states in the table.
     pub peers: BTreeMap<PeerKey, PeerValue>,
     /// Rules.
     pub rules: BTreeMap<RuleKey, RuleValue>,
@@ -72,7 +73,7 @@ pub struct Tables {
     flows: RefCell<BTreeMap<FlowKey, FlowCell>>,
     fragments: RefCell<BTreeMap<FragmentKey, FlowValue>>,
     shares: RefCell<BTreeMap<u32, Share>>,
-    /// Flows removed by the sweep, per slot.
+    /// Flows removed by the sweep, per endpoint index.
     pub swept: BTreeMap<u32, Swept>,
 }
 
@@ -80,7 +81,7 @@ impl Default for Tables {
     fn default() -> Self {
         Self {
             endpoints: BTreeMap::new(),
-            words: BTreeMap::new(),
+            policy_states: BTreeMap::new(),
             config: Some(Self::CONFIG),
             jiffies: 1_000_000,
             hosts: BTreeSet::new(),
@@ -116,7 +117,7 @@ fn prefix_bytes(key: &PrefixKey) -> [u8; 20] {
 }
 
 fn source_bytes(key: &SourceKey) -> [u8; 24] {
-    bytes_of(&[key.life, key.family], key.addr)
+    bytes_of(&[key.endpoint_id, key.family], key.addr)
 }
 
 fn port_bytes(key: &PortKey) -> [u8; 8] {
@@ -174,11 +175,16 @@ impl Tables {
             .collect()
     }
 
-    /// The flows that a slot's earlier holder made are none of its next one's share.
-    pub fn forget_flows_of_slot(&mut self, slot: u32) {
-        let made = self.shares.borrow().get(&slot).copied().unwrap_or_default();
+    /// The flows that an endpoint index's earlier holder made are none of its next one's share.
+    pub fn forget_flows_of_index(&mut self, endpoint_index: u32) {
+        let made = self
+            .shares
+            .borrow()
+            .get(&endpoint_index)
+            .copied()
+            .unwrap_or_default();
         self.swept.insert(
-            slot,
+            endpoint_index,
             Swept {
                 removed: made.made,
                 answered: made.answered,
@@ -199,8 +205,13 @@ impl Env for Tables {
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
         self.endpoints.get(&ifindex)
     }
-    fn word(&self, slot: u32) -> Option<u64> {
-        (slot < SLOTS).then(|| self.words.get(&slot).copied().unwrap_or(0))
+    fn policy_state(&self, endpoint_index: u32) -> Option<u64> {
+        (endpoint_index < ENDPOINT_INDEXES).then(|| {
+            self.policy_states
+                .get(&endpoint_index)
+                .copied()
+                .unwrap_or(0)
+        })
     }
     fn config(&self) -> Option<&Config> {
         self.config.as_ref()
@@ -225,9 +236,14 @@ impl Env for Tables {
             _ => false,
         }
     }
-    fn share(&self, slot: u32) -> (u64, u64) {
-        let share = self.shares.borrow().get(&slot).copied().unwrap_or_default();
-        let swept = self.swept.get(&slot).copied().unwrap_or_default();
+    fn share(&self, endpoint_index: u32) -> (u64, u64) {
+        let share = self
+            .shares
+            .borrow()
+            .get(&endpoint_index)
+            .copied()
+            .unwrap_or_default();
+        let swept = self.swept.get(&endpoint_index).copied().unwrap_or_default();
         // The same arithmetic as in the programs, where both counters are read one after the other.
         let floor = |n: u64| if n > u64::MAX / 2 { 0 } else { n };
         let live = floor(share.made.wrapping_sub(swept.removed));
@@ -236,13 +252,13 @@ impl Env for Tables {
             floor(live.wrapping_sub(share.answered.wrapping_sub(swept.answered))),
         )
     }
-    fn count_made(&self, slot: u32) {
-        for s in [slot, 0] {
+    fn count_made(&self, endpoint_index: u32) {
+        for s in [endpoint_index, 0] {
             self.shares.borrow_mut().entry(s).or_default().made += 1;
         }
     }
-    fn count_answered(&self, slot: u32, answered: bool) {
-        for s in [slot, 0] {
+    fn count_answered(&self, endpoint_index: u32, answered: bool) {
+        for s in [endpoint_index, 0] {
             let mut shares = self.shares.borrow_mut();
             let share = shares.entry(s).or_default();
             share.answered = share

@@ -14,7 +14,7 @@ use verdict::layout::{Direction, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL
 use verdict::model::Wire;
 use verdict::model::case::Change;
 use verdict::packet::{self, FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Head, Packet};
-use verdict::{PolicyWord, Reason};
+use verdict::{PolicyState, Reason};
 
 pub mod walk;
 
@@ -204,7 +204,7 @@ fn transport(src: IpAddr, dst: IpAddr, protocol: u8, part: Part, l4: &[u8]) -> O
 /// Policy as lists.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    pub word: u64,
+    pub policy_state: u64,
     exact: BTreeMap<(u32, IpAddr), u32>,
     prefixes: BTreeMap<(u32, u32, u128), u32>,
     rules: BTreeMap<(u16, u8, u8, u32), u32>,
@@ -236,7 +236,7 @@ impl Policy {
             }
         }
         match change {
-            Change::Word(word) => self.word = word.0,
+            Change::PolicyState(policy_state) => self.policy_state = policy_state.0,
             Change::Peer(key, value) => {
                 let ip = key.addr.to_ip(key.family as u8);
                 put(
@@ -277,25 +277,25 @@ impl Policy {
 
     /// What policy says of a packet with this other side, as a new flow in this direction.
     pub fn judge(&self, direction: Direction, remote: IpAddr, protocol: u8, port: u16) -> Reason {
-        let word = PolicyWord(self.word);
-        if word.has(PolicyWord::SUSPENDED) {
+        let policy_state = PolicyState(self.policy_state);
+        if policy_state.has(PolicyState::SUSPENDED) {
             return Reason::Suspended;
         }
-        if word.has(PolicyWord::PENDING) {
+        if policy_state.has(PolicyState::PENDING) {
             return Reason::Pending;
         }
         match self.rule(direction, remote, protocol, port) {
             Some(true) => Reason::PolicyAllowed,
             Some(false) => Reason::PolicyDenied,
-            None if word.isolated(direction) => Reason::PolicyDenied,
-            None if word.has(PolicyWord::STRICT) => Reason::StrictDefault,
+            None if policy_state.isolated(direction) => Reason::PolicyDenied,
+            None if policy_state.has(PolicyState::STRICT) => Reason::StrictDefault,
             None => Reason::DefaultAllowed,
         }
     }
 
     fn rule(&self, direction: Direction, remote: IpAddr, protocol: u8, port: u16) -> Option<bool> {
-        let word = PolicyWord(self.word);
-        if !word.has_rules(direction) {
+        let policy_state = PolicyState(self.policy_state);
+        if !policy_state.has_rules(direction) {
             return None;
         }
         let family = if remote.is_ipv4() { 4 } else { 6 };
@@ -311,7 +311,7 @@ impl Policy {
             .unwrap_or(0);
         let of = |class| {
             self.rules
-                .get(&(word.set(), direction as u8, family as u8, class))
+                .get(&(policy_state.set(), direction as u8, family as u8, class))
                 .copied()
         };
         let value = of(class).or_else(|| of(0))?;

@@ -7,7 +7,7 @@ use verdict::layout::{Direction, PeerKey};
 use verdict::model::case::{Change, ModelWorld};
 use verdict::model::generate::{Source, beginning};
 use verdict::model::{Via, Wire, World};
-use verdict::{PolicyWord, Reason};
+use verdict::{PolicyState, Reason};
 
 use super::{Policy, Seen, read};
 
@@ -21,7 +21,7 @@ pub fn all_of(bytes: &[u8]) -> Result<(), String> {
     let mut walk = Walk::begin();
     while !source.is_empty() {
         if source.rarely(3) {
-            let change = source.change(&mut walk.epoch);
+            let change = source.change(&mut walk.revision);
             walk.change(&change);
         } else {
             let direction = source.direction();
@@ -40,7 +40,7 @@ type Tuple = (IpAddr, IpAddr, u8, u16, u16);
 pub struct Walk {
     pub world: ModelWorld,
     pub policy: Policy,
-    epoch: u64,
+    revision: u64,
     passed: BTreeSet<(Direction, Tuple)>,
     always: BTreeSet<Tuple>,
     /// Addresses that are, or were, the host's or the pod's own.
@@ -52,7 +52,7 @@ impl Walk {
         let mut walk = Self {
             world: ModelWorld::default(),
             policy: Policy::default(),
-            epoch: 1,
+            revision: 1,
             passed: BTreeSet::new(),
             always: BTreeSet::new(),
             known: BTreeSet::new(),
@@ -74,14 +74,14 @@ impl Walk {
             Change::Host(PeerKey { family, addr }, _) => {
                 self.known.insert(addr.to_ip(*family as u8));
             }
-            // A table never changes under the epoch of tracked flows: the words follow the tables.
+            // A table never changes under the revision of tracked flows: the policy states follow the tables.
             Change::Peer(..) | Change::Prefix(..) | Change::Rule(..) | Change::Port(..) => {
-                self.epoch += 1;
-                let old = PolicyWord(self.policy.word);
-                self.change(&Change::Word(PolicyWord::new(
+                self.revision += 1;
+                let old = PolicyState(self.policy.policy_state);
+                self.change(&Change::PolicyState(PolicyState::new(
                     old.flags(),
                     old.set(),
-                    self.epoch,
+                    self.revision,
                 )));
             }
             _ => {}

@@ -1,5 +1,5 @@
 //! Holds the pinned kernel objects open, so that pins which somebody removes can be put back with all that they hold:
-//! rows, words, flows and counters stay what they were, and no program has to be replaced.
+//! rows, policy states, flows and counters stay what they were, and no program has to be replaced.
 
 use std::fs;
 use std::io;
@@ -43,7 +43,7 @@ pub enum Error {
 }
 
 /// Every pinned map and program, open.
-pub struct Keeper {
+pub struct PinGuard {
     pins: Pins,
     maps: Vec<(&'static str, MapData)>,
     programs: Vec<(&'static str, SchedClassifier)>,
@@ -51,7 +51,7 @@ pub struct Keeper {
 
 const PROGRAMS: [&str; 3] = [PROGRAM_CLOCK, PROGRAM_EGRESS, PROGRAM_INGRESS];
 
-impl Keeper {
+impl PinGuard {
     /// Opens everything that is pinned.
     ///
     /// # Errors

@@ -1,13 +1,13 @@
-//! The policy word: one u64 per endpoint, read once per packet before any table, changed by one atomic store.
+//! The policy state: one u64 per endpoint, read once per packet before any table, changed by one atomic store.
 
 use crate::layout::Direction;
 
-/// Flags, set and epoch of one endpoint at one moment.
+/// Flags, set and revision of one endpoint at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct PolicyWord(pub u64);
+pub struct PolicyState(pub u64);
 
-impl PolicyWord {
+impl PolicyState {
     /// What applies is not known yet: only the always-pass list passes.
     pub const PENDING: u64 = 1;
     /// A direction that nothing isolates denies.
@@ -28,16 +28,16 @@ impl PolicyWord {
     pub const FLAGS: u64 = 0xff;
 
     const SET_SHIFT: u32 = 8;
-    const EPOCH_SHIFT: u32 = 24;
-    /// Most bits of an epoch.
-    pub const EPOCH_BITS: u32 = 40;
+    const REVISION_SHIFT: u32 = 24;
+    /// Most bits of an revision.
+    pub const REVISION_BITS: u32 = 40;
 
     /// Put together.
-    pub const fn new(flags: u64, set: u16, epoch: u64) -> Self {
+    pub const fn new(flags: u64, set: u16, revision: u64) -> Self {
         Self(
             (flags & Self::FLAGS)
                 | ((set as u64) << Self::SET_SHIFT)
-                | (epoch << Self::EPOCH_SHIFT),
+                | (revision << Self::REVISION_SHIFT),
         )
     }
 
@@ -59,10 +59,10 @@ impl PolicyWord {
         (self.0 >> Self::SET_SHIFT) as u16
     }
 
-    /// The epoch.
+    /// The revision.
     #[inline(always)]
-    pub const fn epoch(self) -> u64 {
-        self.0 >> Self::EPOCH_SHIFT
+    pub const fn revision(self) -> u64 {
+        self.0 >> Self::REVISION_SHIFT
     }
 
     /// The same with other flags.
@@ -96,11 +96,19 @@ mod tests {
 
     #[test]
     fn parts_come_back() {
-        let w = PolicyWord::new(PolicyWord::STRICT | PolicyWord::LOG, 0xabcd, (1 << 40) - 1);
-        assert_eq!(
-            (w.flags(), w.set(), w.epoch()),
-            (PolicyWord::STRICT | PolicyWord::LOG, 0xabcd, (1 << 40) - 1)
+        let w = PolicyState::new(
+            PolicyState::STRICT | PolicyState::LOG,
+            0xabcd,
+            (1 << 40) - 1,
         );
-        assert_eq!(w.with_flags(PolicyWord::PENDING).set(), 0xabcd);
+        assert_eq!(
+            (w.flags(), w.set(), w.revision()),
+            (
+                PolicyState::STRICT | PolicyState::LOG,
+                0xabcd,
+                (1 << 40) - 1
+            )
+        );
+        assert_eq!(w.with_flags(PolicyState::PENDING).set(), 0xabcd);
     }
 }

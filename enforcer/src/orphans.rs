@@ -1,4 +1,4 @@
-//! What is left over: rows whose interface is gone, records whose endpoint is gone, and the rest that crashes and
+//! What is left over: entries whose interface is gone, records whose endpoint is gone, and the rest that crashes and
 //! reboots leave behind. One module for the CNI's GC without a list, for the companion and for the tests' clean-up.
 //!
 //! [`describe`] only looks and takes no lock; [`remove`] looks at each thing again under the lock before it goes, for an
@@ -15,7 +15,7 @@ use std::time::Duration;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use aya::util::nr_cpus;
 use state::{Locked, Phase, Problem, ProblemKind, Record, Store};
-use verdict::layout::{Counter, Direction, SLOTS};
+use verdict::layout::{Counter, Direction, ENDPOINT_INDEXES};
 
 use crate::endpoint::{self, Endpoints, Row};
 use crate::hostnet::{self, Link};
@@ -57,20 +57,20 @@ pub enum Error {
 
 /// One thing that is left over.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Leftover {
-    /// A row whose interface is gone.
+pub enum Orphan {
+    /// An entry whose interface is gone.
     Row {
         /// Host veth.
         ifindex: u32,
         /// Life.
-        life: u32,
+        endpoint_id: u32,
     },
-    /// A row that no record tells of: nobody can give it a policy any more. Its interface drops from then on.
+    /// An entry that no record tells of: nobody can give it a policy any more. Its interface drops from then on.
     Unrecorded {
         /// Host veth.
         ifindex: u32,
         /// Life.
-        life: u32,
+        endpoint_id: u32,
     },
     /// A record whose interface is gone.
     Record(Box<Record>),
@@ -82,15 +82,15 @@ pub enum Leftover {
     Torn(Problem),
     /// A TCX link whose interface is gone.
     Link(PathBuf),
-    /// A word of a slot that no row has.
-    Word(u32),
+    /// A policy state of an endpoint index that no entry has.
+    PolicyState(u32),
     /// Further source addresses of an endpoint that is gone.
     Sources(u32),
-    /// Counters of a slot that no row has.
+    /// Counters of an endpoint index that no entry has.
     Counters(u32),
 }
 
-impl fmt::Display for Leftover {
+impl fmt::Display for Orphan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let record = |f: &mut fmt::Formatter<'_>, what: &str, r: &Record| {
             write!(
@@ -100,14 +100,20 @@ impl fmt::Display for Leftover {
             )
         };
         match self {
-            Self::Row { ifindex, life } => write!(
+            Self::Row {
+                ifindex,
+                endpoint_id,
+            } => write!(
                 f,
-                "row of interface {ifindex} (life {life}): the interface is gone"
+                "entry of interface {ifindex} (endpoint_id {endpoint_id}): the interface is gone"
             ),
-            Self::Unrecorded { ifindex, life } => {
+            Self::Unrecorded {
+                ifindex,
+                endpoint_id,
+            } => {
                 write!(
                     f,
-                    "row of interface {ifindex} (life {life}): no record tells of it"
+                    "entry of interface {ifindex} (endpoint_id {endpoint_id}): no record tells of it"
                 )
             }
             Self::Record(r) => record(f, "its interface is gone", r),
@@ -115,14 +121,23 @@ impl fmt::Display for Leftover {
             Self::EarlierBoot(r) => record(f, "of an earlier boot", r),
             Self::Torn(problem) => write!(f, "record {problem}"),
             Self::Link(path) => write!(f, "link {}: its interface is gone", path.display()),
-            Self::Word(slot) => write!(f, "word of slot {slot}: no row has it"),
-            Self::Sources(life) => write!(f, "source addresses of life {life}: it is gone"),
-            Self::Counters(slot) => write!(f, "counters of slot {slot}: no row has it"),
+            Self::PolicyState(endpoint_index) => write!(
+                f,
+                "policy_state of endpoint_index {endpoint_index}: no entry has it"
+            ),
+            Self::Sources(endpoint_id) => write!(
+                f,
+                "source addresses of endpoint_id {endpoint_id}: it is gone"
+            ),
+            Self::Counters(endpoint_index) => write!(
+                f,
+                "counters of endpoint_index {endpoint_index}: no entry has it"
+            ),
         }
     }
 }
 
-impl Leftover {
+impl Orphan {
     /// Whether it is of a kind that arises in everyday life and is not worth a line in a log.
     pub const fn is_dust(&self) -> bool {
         matches!(self, Self::Sources(_) | Self::Counters(_))
@@ -130,23 +145,25 @@ impl Leftover {
 }
 
 /// What stands where: taken once, then asked.
-struct Scene {
+struct Snapshot {
     endpoints: Option<Endpoints>,
-    rows: Vec<Row>,
+    entries: Vec<Row>,
     links: Vec<Link>,
     records: state::records::Records,
 }
 
-impl Scene {
+impl Snapshot {
     fn take(store: &Store, bpf_dir: &Path) -> Result<Self, Error> {
         let endpoints = open(bpf_dir)?;
-        let rows = endpoints.as_ref().map_or(Ok(Vec::new()), Endpoints::rows)?;
-        // Records after rows: an ADD writes its record first. Links last: they are there before either.
+        let entries = endpoints
+            .as_ref()
+            .map_or(Ok(Vec::new()), Endpoints::entries)?;
+        // Records after entries: an ADD writes its record first. Links last: they are there before either.
         let records = store.records()?;
         let links = hostnet::links()?;
         Ok(Self {
             endpoints,
-            rows,
+            entries,
             links,
             records,
         })
@@ -156,14 +173,14 @@ impl Scene {
         self.links.iter().any(|link| link.ifindex == ifindex)
     }
 
-    fn record_of(&self, row: &Row) -> Option<&Record> {
+    fn record_of(&self, entry: &Row) -> Option<&Record> {
         self.records
             .good
             .iter()
-            .find(|r| r.life == row.life && r.ifindex == row.ifindex)
+            .find(|r| r.endpoint_id == entry.endpoint_id && r.ifindex == entry.ifindex)
     }
 
-    /// Whether some record could be that of any row, were it readable.
+    /// Whether some record could be that of any entry, were it readable.
     fn has_riddles(&self) -> bool {
         self.records
             .problems
@@ -176,73 +193,87 @@ impl Scene {
 ///
 /// # Errors
 /// If store or kernel cannot be asked.
-pub fn describe(store: &Store, bpf_dir: &Path) -> Result<Vec<Leftover>, Error> {
-    let scene = Scene::take(store, bpf_dir)?;
+pub fn describe(store: &Store, bpf_dir: &Path) -> Result<Vec<Orphan>, Error> {
+    let snapshot = Snapshot::take(store, bpf_dir)?;
     let mut found = Vec::new();
-    for row in &scene.rows {
-        let (ifindex, life) = (row.ifindex, row.life);
-        let record = scene.record_of(row);
-        if !scene.has_link(ifindex) {
+    for entry in &snapshot.entries {
+        let (ifindex, endpoint_id) = (entry.ifindex, entry.endpoint_id);
+        let record = snapshot.record_of(entry);
+        if !snapshot.has_link(ifindex) {
             if record.is_none_or(|record| !stands_in_pod(record)) {
-                found.push(Leftover::Row { ifindex, life });
+                found.push(Orphan::Row {
+                    ifindex,
+                    endpoint_id,
+                });
             }
-        } else if record.is_none() && !scene.has_riddles() {
-            found.push(Leftover::Unrecorded { ifindex, life });
+        } else if record.is_none() && !snapshot.has_riddles() {
+            found.push(Orphan::Unrecorded {
+                ifindex,
+                endpoint_id,
+            });
         }
     }
-    for record in &scene.records.good {
-        let row = scene
-            .rows
-            .iter()
-            .any(|row| row.life == record.life && row.ifindex == record.ifindex);
-        if !scene.has_link(record.ifindex) {
+    for record in &snapshot.records.good {
+        let entry = snapshot.entries.iter().any(|entry| {
+            entry.endpoint_id == record.endpoint_id && entry.ifindex == record.ifindex
+        });
+        if !snapshot.has_link(record.ifindex) {
             if !stands_in_pod(record) {
-                found.push(Leftover::Record(Box::new(record.clone())));
+                found.push(Orphan::Record(Box::new(record.clone())));
             }
-        } else if record.phase == Phase::Intended && !row {
-            found.push(Leftover::Unfinished(Box::new(record.clone())));
+        } else if record.phase == Phase::Intended && !entry {
+            found.push(Orphan::Unfinished(Box::new(record.clone())));
         }
     }
     found.extend(
-        scene
+        snapshot
             .records
             .stale
             .iter()
-            .map(|record| Leftover::EarlierBoot(Box::new(record.clone()))),
+            .map(|record| Orphan::EarlierBoot(Box::new(record.clone()))),
     );
-    let torn = scene
+    let torn = snapshot
         .records
         .problems
         .iter()
         .filter(|p| matches!(p.kind, ProblemKind::Torn(_)));
-    found.extend(torn.cloned().map(Leftover::Torn));
+    found.extend(torn.cloned().map(Orphan::Torn));
 
     let pins = Pins::new(bpf_dir);
     for (path, ifindex) in link_pins(&pins) {
-        if !scene.has_link(ifindex) {
-            found.push(Leftover::Link(path));
+        if !snapshot.has_link(ifindex) {
+            found.push(Orphan::Link(path));
         }
     }
-    if let Some(endpoints) = &scene.endpoints {
-        let slots: BTreeSet<u32> = scene.rows.iter().map(|row| row.slot).collect();
-        let lives: BTreeSet<u32> = scene.rows.iter().map(|row| row.life).collect();
-        let free = (1..SLOTS).filter(|slot| !slots.contains(slot));
+    if let Some(endpoints) = &snapshot.endpoints {
+        let endpoint_indexes: BTreeSet<u32> = snapshot
+            .entries
+            .iter()
+            .map(|entry| entry.endpoint_index)
+            .collect();
+        let lives: BTreeSet<u32> = snapshot
+            .entries
+            .iter()
+            .map(|entry| entry.endpoint_id)
+            .collect();
+        let free = (1..ENDPOINT_INDEXES)
+            .filter(|endpoint_index| !endpoint_indexes.contains(endpoint_index));
         found.extend(
-            free.filter(|slot| endpoints.words.get(*slot).0 != 0)
-                .map(Leftover::Word),
+            free.filter(|endpoint_index| endpoints.policy_states.get(*endpoint_index).0 != 0)
+                .map(Orphan::PolicyState),
         );
         found.extend(
             source_lives(&pins)?
                 .difference(&lives)
                 .copied()
-                .map(Leftover::Sources),
+                .map(Orphan::Sources),
         );
         found.extend(
-            counted_slots(&pins)?
-                .difference(&slots)
+            counted_indexes(&pins)?
+                .difference(&endpoint_indexes)
                 .filter(|s| **s != 0)
                 .copied()
-                .map(Leftover::Counters),
+                .map(Orphan::Counters),
         );
     }
     Ok(found)
@@ -250,63 +281,72 @@ pub fn describe(store: &Store, bpf_dir: &Path) -> Result<Vec<Leftover>, Error> {
 
 /// Removes what is still left over when looked at again, each under the lock for itself. What could not be removed is
 /// returned with the reason; the next scan finds it again.
-pub fn remove(store: &Store, bpf_dir: &Path, leftovers: &[Leftover]) -> Vec<(Leftover, Error)> {
-    let one = |leftover: &Leftover| {
+pub fn remove(store: &Store, bpf_dir: &Path, orphans: &[Orphan]) -> Vec<(Orphan, Error)> {
+    let one = |orphan: &Orphan| {
         let locked = store.lock(LOCK)?;
-        remove_one(&locked, bpf_dir, leftover)
+        remove_one(&locked, bpf_dir, orphan)
     };
-    leftovers
+    orphans
         .iter()
-        .filter_map(|leftover| one(leftover).err().map(|error| (leftover.clone(), error)))
+        .filter_map(|orphan| one(orphan).err().map(|error| (orphan.clone(), error)))
         .collect()
 }
 
-fn remove_one(locked: &Locked<'_>, bpf_dir: &Path, leftover: &Leftover) -> Result<(), Error> {
+fn remove_one(locked: &Locked<'_>, bpf_dir: &Path, orphan: &Orphan) -> Result<(), Error> {
     let pins = Pins::new(bpf_dir);
     let store = locked.store();
     let is_gone = |ifindex: u32| Ok::<_, Error>(hostnet::link_by_index(ifindex)?.is_none());
-    let row = |ifindex: u32, life: u32| {
+    let entry = |ifindex: u32, endpoint_id: u32| {
         let Some(mut endpoints) = open(bpf_dir)? else {
             return Ok::<_, Error>(());
         };
-        endpoints.delete(locked, ifindex, Some(life))?;
+        endpoints.delete(locked, ifindex, Some(endpoint_id))?;
         Ok(())
     };
     let whole = |record: &Record| {
-        row(record.ifindex, record.life)?;
+        entry(record.ifindex, record.endpoint_id)?;
         if is_gone(record.ifindex)? {
             forget_links(&pins, record.ifindex)?;
         }
         locked.remove_record(record)?;
         Ok::<_, Error>(())
     };
-    let current = |record: &Record| {
-        let now = store.record(&record.container_id, &record.ifname)?;
-        Ok::<_, Error>(now.filter(|now| now.life == record.life && now.ifindex == record.ifindex))
-    };
-    match leftover {
-        Leftover::Row { ifindex, life } => {
+    let current =
+        |record: &Record| {
+            let now = store.record(&record.container_id, &record.ifname)?;
+            Ok::<_, Error>(now.filter(|now| {
+                now.endpoint_id == record.endpoint_id && now.ifindex == record.ifindex
+            }))
+        };
+    match orphan {
+        Orphan::Row {
+            ifindex,
+            endpoint_id,
+        } => {
             if is_gone(*ifindex)? {
-                row(*ifindex, *life)?;
+                entry(*ifindex, *endpoint_id)?;
                 forget_links(&pins, *ifindex)?;
             }
         }
-        Leftover::Unrecorded { ifindex, life } => {
+        Orphan::Unrecorded {
+            ifindex,
+            endpoint_id,
+        } => {
             let records = store.records()?;
             let known = records
                 .good
                 .iter()
-                .any(|r| r.life == *life && r.ifindex == *ifindex);
+                .any(|r| r.endpoint_id == *endpoint_id && r.ifindex == *ifindex);
             if !known
                 && records
                     .problems
                     .iter()
                     .all(|p| matches!(p.kind, ProblemKind::Torn(_)))
             {
-                row(*ifindex, *life)?;
+                entry(*ifindex, *endpoint_id)?;
             }
         }
-        Leftover::Record(record) => {
+        Orphan::Record(record) => {
             if let Some(record) = current(record)?
                 && is_gone(record.ifindex)?
                 && !stands_in_pod(&record)
@@ -315,41 +355,46 @@ fn remove_one(locked: &Locked<'_>, bpf_dir: &Path, leftover: &Leftover) -> Resul
             }
         }
         // Who holds the lock knows that no ADD is under way.
-        Leftover::Unfinished(record) => {
+        Orphan::Unfinished(record) => {
             if let Some(record) = current(record)?.filter(|r| r.phase == Phase::Intended) {
                 whole(&record)?;
             }
         }
-        Leftover::EarlierBoot(record) => {
+        Orphan::EarlierBoot(record) => {
             if record.boot_id != store.boot_id() {
                 locked.remove_record(record)?;
             }
         }
-        Leftover::Torn(problem) => {
+        Orphan::Torn(problem) => {
             locked.discard(problem)?;
         }
-        Leftover::Link(path) => {
+        Orphan::Link(path) => {
             if let Some(ifindex) = pinned_ifindex(path)
                 && is_gone(ifindex)?
             {
                 unpin(path)?;
             }
         }
-        Leftover::Word(slot) => {
-            if let Some(endpoints) = free(bpf_dir, *slot)? {
-                endpoints.words.set(*slot, verdict::PolicyWord(0));
+        Orphan::PolicyState(endpoint_index) => {
+            if let Some(endpoints) = free(bpf_dir, *endpoint_index)? {
+                endpoints
+                    .policy_states
+                    .set(*endpoint_index, verdict::PolicyState(0));
             }
         }
-        Leftover::Sources(life) => {
+        Orphan::Sources(endpoint_id) => {
             if let Some(endpoints) = open(bpf_dir)?
-                && endpoints.rows()?.iter().all(|row| row.life != *life)
+                && endpoints
+                    .entries()?
+                    .iter()
+                    .all(|entry| entry.endpoint_id != *endpoint_id)
             {
-                remove_sources(&pins, *life)?;
+                remove_sources(&pins, *endpoint_id)?;
             }
         }
-        Leftover::Counters(slot) => {
-            if free(bpf_dir, *slot)?.is_some() {
-                clear_counters(&pins, *slot)?;
+        Orphan::Counters(endpoint_index) => {
+            if free(bpf_dir, *endpoint_index)?.is_some() {
+                clear_counters(&pins, *endpoint_index)?;
             }
         }
     }
@@ -364,12 +409,15 @@ fn open(bpf_dir: &Path) -> Result<Option<Endpoints>, Error> {
     Ok(Some(Endpoints::open(bpf_dir)?))
 }
 
-/// The endpoints, if no row has the slot.
-fn free(bpf_dir: &Path, slot: u32) -> Result<Option<Endpoints>, Error> {
+/// The endpoints, if no entry has the endpoint index.
+fn free(bpf_dir: &Path, endpoint_index: u32) -> Result<Option<Endpoints>, Error> {
     let Some(endpoints) = open(bpf_dir)? else {
         return Ok(None);
     };
-    let held = endpoints.rows()?.iter().any(|row| row.slot == slot);
+    let held = endpoints
+        .entries()?
+        .iter()
+        .any(|entry| entry.endpoint_index == endpoint_index);
     Ok(Some(endpoints).filter(|_| !held))
 }
 
@@ -418,19 +466,22 @@ fn unpin(path: &Path) -> Result<(), Error> {
 
 fn source_lives(pins: &Pins) -> Result<BTreeSet<u32>, Error> {
     let trie = maps::trie::<maps::SourceData, u32>(pins, "SOURCES")?;
-    let life = |key: aya::maps::lpm_trie::Key<maps::SourceData>| key.data().0[0];
+    let endpoint_id = |key: aya::maps::lpm_trie::Key<maps::SourceData>| key.data().0[0];
     Ok(trie
         .keys()
-        .map(|key| key.map(life).map_err(|e| maps::Error::read("SOURCES", &e)))
+        .map(|key| {
+            key.map(endpoint_id)
+                .map_err(|e| maps::Error::read("SOURCES", &e))
+        })
         .collect::<Result<_, _>>()?)
 }
 
-fn remove_sources(pins: &Pins, life: u32) -> Result<(), Error> {
+fn remove_sources(pins: &Pins, endpoint_id: u32) -> Result<(), Error> {
     let mut trie = maps::trie::<maps::SourceData, u32>(pins, "SOURCES")?;
     let keys: Vec<_> = trie
         .keys()
         .filter_map(Result::ok)
-        .filter(|key| key.data().0[0] == life)
+        .filter(|key| key.data().0[0] == endpoint_id)
         .collect();
     for key in keys {
         // Gone is gone.
@@ -439,17 +490,20 @@ fn remove_sources(pins: &Pins, life: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Slots that have counters. Whatever passes is counted by reason once at least, so these tell of all.
-fn counted_slots(pins: &Pins) -> Result<BTreeSet<u32>, Error> {
+/// Endpoint indexes that have counters. Whatever passes is counted by reason once at least, so these tell of all.
+fn counted_indexes(pins: &Pins) -> Result<BTreeSet<u32>, Error> {
     let reasons: PerCpuHashMap<MapData, u32, CounterValue> = maps::per_cpu_hash(pins, "REASONS")?;
-    let slot = |key: u32| key >> 16;
+    let endpoint_index = |key: u32| key >> 16;
     Ok(reasons
         .keys()
-        .map(|key| key.map(slot).map_err(|e| maps::Error::read("REASONS", &e)))
+        .map(|key| {
+            key.map(endpoint_index)
+                .map_err(|e| maps::Error::read("REASONS", &e))
+        })
         .collect::<Result<_, _>>()?)
 }
 
-fn clear_counters(pins: &Pins, slot: u32) -> Result<(), Error> {
+fn clear_counters(pins: &Pins, endpoint_index: u32) -> Result<(), Error> {
     let mut passed: PerCpuArray<MapData, CounterValue> = maps::per_cpu_array(pins, "PASSED")?;
     let cpus = nr_cpus().map_err(|(_, e)| maps::Error::Read {
         name: "PASSED",
@@ -462,7 +516,7 @@ fn clear_counters(pins: &Pins, slot: u32) -> Result<(), Error> {
             detail: e.to_string(),
         })?;
         passed
-            .set(slot * 2 + direction as u32, zero, 0)
+            .set(endpoint_index * 2 + direction as u32, zero, 0)
             .map_err(|e| maps::Error::write("PASSED", &e))?;
     }
     let mut reasons: PerCpuHashMap<MapData, u32, CounterValue> =
@@ -470,7 +524,7 @@ fn clear_counters(pins: &Pins, slot: u32) -> Result<(), Error> {
     let keys: Vec<u32> = reasons
         .keys()
         .filter_map(Result::ok)
-        .filter(|key| key >> 16 == slot)
+        .filter(|key| key >> 16 == endpoint_index)
         .collect();
     for key in keys {
         // Gone is gone.
