@@ -83,13 +83,14 @@ check_dependencies() {
   done <<'TABLE'
 verdict|
 policy|verdict
+resolve|verdict policy
 state|
 enforcer-ebpf|verdict
 enforcer|verdict state
 plugin|verdict enforcer state
 companion|verdict policy enforcer state
-cli|verdict policy state enforcer plugin companion
-integration|verdict policy state enforcer plugin companion cli
+cli|verdict policy resolve state enforcer plugin companion
+integration|verdict policy resolve state enforcer plugin companion cli
 TABLE
   return $bad
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Holds `policy::resolve` to the naive evaluator on random clusters, and writes what came of it.
+# Holds `resolve` to the naive evaluator on random clusters, and writes what came of it.
 #
 #   scripts/random-clusters.sh [CLUSTERS [CHANGES]]
 #
@@ -24,9 +24,9 @@ jobs=${JOBS:-$(nproc)}
 size=2500
 evidence=$PODGATE_ROOT/docs/evidence/resolve-random-clusters.txt
 cd "$PODGATE_ROOT"
-cargo test --quiet --release -p policy --test resolve --no-run
-commit=$(git rev-parse HEAD)$(git diff --quiet HEAD -- policy || echo ' with changes')
-binary=$(cargo test --release -p policy --test resolve --no-run --message-format=json 2>/dev/null |
+cargo test --quiet --release -p resolve --test resolve --no-run
+commit=$(git rev-parse HEAD)$(git diff --quiet HEAD -- resolve policy || echo ' with changes')
+binary=$(cargo test --release -p resolve --test resolve --no-run --message-format=json 2>/dev/null |
   sed -n 's/.*"executable":"\([^"]*\/deps\/resolve-[^"]*\)".*/\1/p' | tail -1)
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT

@@ -1,7 +1,7 @@
 //! `podgatectl resolve`: NetworkPolicy in, documents out.
 //!
 //! Manifests from files, folders or the standard input become the documents that the companion reads. [`sources`] reads, [`report`] tells,
-//! `policy::resolve` decides, [`folder`] writes. Nothing is written while an input is broken, unless `--keep-going`; then what is broken
+//! `resolve` decides, [`folder`] writes. Nothing is written while an input is broken, unless `--keep-going`; then what is broken
 //! keeps the documents that an earlier run made of it.
 
 mod folder;
@@ -12,7 +12,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
-use policy::resolve::{Cluster, ObjectKey, Options, PolicyFile};
+use resolve::{Cluster, ObjectKey, Options, PolicyFile};
 
 use self::folder::{Folder, Plan};
 use self::report::Told;

@@ -5,10 +5,8 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use policy::{
-    documents,
-    resolve::{Cluster, Object, Options, manifest},
-};
+use policy::documents;
+use resolve::{Cluster, Object, Options, manifest};
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, text)) = data.split_first() else { return };

@@ -5,7 +5,7 @@
 //!                                                           endpoints --^          Live --^
 //! ```
 //!
-//! Before that, where no controller does it: [`resolve`], from NetworkPolicy and the cluster's objects to documents.
+//! The `resolve` crate makes documents of NetworkPolicy and the cluster's objects.
 //!
 //! Invariants
 //! - no I/O, no clock, no randomness, no async: equal inputs give equal outputs, byte for byte;
@@ -25,7 +25,6 @@ pub mod oracle;
 pub mod plan;
 pub mod portmap;
 pub mod prefix;
-pub mod resolve;
 pub mod select;
 pub mod sets;
 pub mod tables;

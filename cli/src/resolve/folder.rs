@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use policy::resolve::{self, Workload};
+use resolve::{self, Workload};
 use serde::Serialize;
 use similar::TextDiff;
 use state::file::{self, Durability};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy::resolve::{Object, ObjectKey, PolicyFile};
+use resolve::{Object, ObjectKey, PolicyFile};
 
 use super::sources::Input;
 

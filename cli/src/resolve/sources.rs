@@ -6,8 +6,8 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use policy::resolve::manifest::{self, Item, ManifestError};
-use policy::resolve::{Object, ObjectKey};
+use resolve::manifest::{self, Item, ManifestError};
+use resolve::{Object, ObjectKey};
 
 use crate::error::Error;
 

@@ -4,7 +4,7 @@
 //! has three addresses more. What changes are the manifests. A *case* is data (`integration/conformance`): steps, each with what changes
 //! and with the truth after it. That truth is written by hand, as what each isolated pod lets in and out ([`expect`]); or it is the
 //! product of such lists, written beside the parts that a [`matrix`] puts together. Nothing in here reads a policy: it must not share a
-//! thought with `policy::resolve`, which is what is tested.
+//! thought with `resolve`, which is what is tested.
 //!
 //! Every step is probed completely: all pairs, TCP and UDP, two ports, both families, and Services by their cluster addresses.
 

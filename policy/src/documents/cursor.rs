@@ -15,7 +15,7 @@ enum Step<'p> {
 
 /// Where a value stands.
 #[derive(Clone, Copy)]
-pub(crate) struct At<'p> {
+pub struct At<'p> {
     parent: Option<&'p At<'p>>,
     step: Step<'p>,
 }
@@ -39,22 +39,27 @@ impl fmt::Display for At<'_> {
 
 /// A fault at a field.
 #[derive(Debug)]
-pub(crate) struct FieldFault {
-    pub(crate) field: String,
-    pub(crate) fault: Fault,
+pub struct FieldFault {
+    /// Path of the field.
+    pub field: String,
+    /// What is wrong there.
+    pub fault: Fault,
 }
 
-pub(crate) type Result<T> = std::result::Result<T, FieldFault>;
+/// A reading of one field.
+pub type Result<T> = std::result::Result<T, FieldFault>;
 
 /// A value and where it stands.
 #[derive(Clone, Copy)]
-pub(crate) struct Cursor<'n, 'p> {
-    pub(crate) node: Node<'n>,
+pub struct Cursor<'n, 'p> {
+    /// The value.
+    pub node: Node<'n>,
     at: At<'p>,
 }
 
 impl<'n, 'p> Cursor<'n, 'p> {
-    pub(crate) const fn root(node: Node<'n>) -> Self {
+    /// The cursor at the root of a tree.
+    pub const fn root(node: Node<'n>) -> Self {
         Self {
             node,
             at: At {
@@ -64,14 +69,16 @@ impl<'n, 'p> Cursor<'n, 'p> {
         }
     }
 
-    pub(crate) fn fault(&self, fault: impl Into<Fault>) -> FieldFault {
+    /// A fault of this value.
+    pub fn fault(&self, fault: impl Into<Fault>) -> FieldFault {
         FieldFault {
             field: self.at.to_string(),
             fault: fault.into(),
         }
     }
 
-    pub(crate) fn missing(&self, key: &str, expected: &'static str) -> FieldFault {
+    /// The fault that a key is not there.
+    pub fn missing(&self, key: &str, expected: &'static str) -> FieldFault {
         let at = At {
             parent: Some(&self.at),
             step: Step::Key(key),
@@ -82,7 +89,8 @@ impl<'n, 'p> Cursor<'n, 'p> {
         }
     }
 
-    pub(crate) fn path(&self) -> String {
+    /// The path from the root, as errors name it.
+    pub fn path(&self) -> String {
         self.at.to_string()
     }
 
@@ -94,7 +102,7 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     /// The value under a key; `null` is absent, a repeated key a fault, anything but a mapping too.
-    pub(crate) fn get<'c>(&'c self, key: &'c str) -> Result<Option<Cursor<'n, 'c>>> {
+    pub fn get<'c>(&'c self, key: &'c str) -> Result<Option<Cursor<'n, 'c>>> {
         let mut found = None;
         for (own, node) in self.node.entries().ok_or_else(|| self.wrong("a mapping"))? {
             if own == key {
@@ -114,7 +122,7 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     /// The entries of a mapping.
-    pub(crate) fn entries<'c>(
+    pub fn entries<'c>(
         &'c self,
     ) -> Result<impl Iterator<Item = (&'n str, Cursor<'n, 'c>)> + use<'c, 'n, 'p>> {
         let entries = self.node.entries().ok_or_else(|| self.wrong("a mapping"))?;
@@ -133,9 +141,7 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     /// The values of a list.
-    pub(crate) fn items<'c>(
-        &'c self,
-    ) -> Result<impl Iterator<Item = Cursor<'n, 'c>> + use<'c, 'n, 'p>> {
+    pub fn items<'c>(&'c self) -> Result<impl Iterator<Item = Cursor<'n, 'c>> + use<'c, 'n, 'p>> {
         let items = self.node.items().ok_or_else(|| self.wrong("a list"))?;
         Ok(items.enumerate().map(|(index, node)| Cursor {
             node,
@@ -146,11 +152,13 @@ impl<'n, 'p> Cursor<'n, 'p> {
         }))
     }
 
-    pub(crate) fn text(&self) -> Result<&'n str> {
+    /// Text; a number or a boolean is a fault.
+    pub fn text(&self) -> Result<&'n str> {
         self.node.text().ok_or_else(|| self.wrong("text"))
     }
 
-    pub(crate) fn int(&self, first: i64, last: i64) -> Result<i64> {
+    /// A whole number in a range, both ends included.
+    pub fn int(&self, first: i64, last: i64) -> Result<i64> {
         match self.node.int() {
             Some(value) if (first..=last).contains(&value) => Ok(value),
             Some(value) => Err(self.fault(Fault::Range { value, first, last })),
@@ -159,11 +167,12 @@ impl<'n, 'p> Cursor<'n, 'p> {
     }
 
     /// Text, or a scalar that someone forgot to quote.
-    pub(crate) fn scalar(&self) -> Result<String> {
+    pub fn scalar(&self) -> Result<String> {
         self.node.scalar().ok_or_else(|| self.wrong("text"))
     }
 
-    pub(crate) fn unknown(&self, value: &str, expected: &'static str) -> FieldFault {
+    /// The fault that a word is none of the known ones.
+    pub fn unknown(&self, value: &str, expected: &'static str) -> FieldFault {
         self.fault(Fault::Unknown {
             value: value.chars().take(64).collect(),
             expected,

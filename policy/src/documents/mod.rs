@@ -5,13 +5,13 @@
 //! broken one never blocks another. Unknown fields are ignored, `null` is absent.
 
 mod broken;
-pub(crate) mod cursor;
+pub mod cursor;
 mod fault;
-pub(crate) mod node;
+pub mod node;
 mod parse;
-pub(crate) mod read;
+pub mod read;
 mod render;
-pub(crate) mod split;
+pub mod split;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 pub use broken::Broken;
 pub use fault::{DocumentError, Fault};
-pub(crate) use render::{port_json, selector_json};
+pub use render::{port_json, selector_json};
 
 pub use read::{MAX_FILE_BYTES, Reading, read};
 

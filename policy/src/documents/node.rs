@@ -24,14 +24,11 @@ enum Token<'a> {
 
 /// The tape of one document.
 #[derive(Default)]
-pub(crate) struct Tree<'a>(Vec<Token<'a>>);
+pub struct Tree<'a>(Vec<Token<'a>>);
 
 impl<'a> Tree<'a> {
     /// Reads one value.
-    pub(crate) fn read<D: Deserializer<'a>>(
-        deserializer: D,
-        budget: &Budget,
-    ) -> Result<Self, D::Error> {
+    pub fn read<D: Deserializer<'a>>(deserializer: D, budget: &Budget) -> Result<Self, D::Error> {
         let mut tree = Self::default();
         Seed {
             tokens: &mut tree.0,
@@ -42,7 +39,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The whole value.
-    pub(crate) fn root(&self) -> Node<'_> {
+    pub fn root(&self) -> Node<'_> {
         Node {
             tokens: &self.0,
             at: 0,
@@ -52,7 +49,7 @@ impl<'a> Tree<'a> {
 
 /// A value on a tape.
 #[derive(Clone, Copy)]
-pub(crate) struct Node<'t> {
+pub struct Node<'t> {
     tokens: &'t [Token<'t>],
     at: usize,
 }
@@ -70,7 +67,8 @@ impl<'t> Node<'t> {
         }
     }
 
-    pub(crate) fn kind(self) -> &'static str {
+    /// The type, as errors name it.
+    pub fn kind(self) -> &'static str {
         match self.token() {
             Token::Null => "nothing",
             Token::Bool(_) => "true or false",
@@ -82,18 +80,21 @@ impl<'t> Node<'t> {
         }
     }
 
-    pub(crate) fn is_null(self) -> bool {
+    /// Whether it is `null`.
+    pub fn is_null(self) -> bool {
         matches!(self.token(), Token::Null)
     }
 
-    pub(crate) fn text(self) -> Option<&'t str> {
+    /// Text, if it is text.
+    pub fn text(self) -> Option<&'t str> {
         match self.token() {
             Token::Text(text) => Some(text),
             _ => None,
         }
     }
 
-    pub(crate) fn int(self) -> Option<i64> {
+    /// A whole number, if it is one.
+    pub fn int(self) -> Option<i64> {
         match self.token() {
             Token::Int(value) => Some(*value),
             _ => None,
@@ -101,7 +102,7 @@ impl<'t> Node<'t> {
     }
 
     /// Text, or a scalar that someone forgot to quote.
-    pub(crate) fn scalar(self) -> Option<String> {
+    pub fn scalar(self) -> Option<String> {
         match self.token() {
             Token::Text(text) => Some(text.to_string()),
             Token::Int(value) => Some(value.to_string()),
@@ -111,7 +112,7 @@ impl<'t> Node<'t> {
     }
 
     /// The values of a list.
-    pub(crate) fn items(self) -> Option<impl Iterator<Item = Node<'t>>> {
+    pub fn items(self) -> Option<impl Iterator<Item = Node<'t>>> {
         let Token::List { end } = *self.token() else {
             return None;
         };
@@ -127,7 +128,7 @@ impl<'t> Node<'t> {
     }
 
     /// The entries of a mapping.
-    pub(crate) fn entries(self) -> Option<impl Iterator<Item = (&'t str, Node<'t>)>> {
+    pub fn entries(self) -> Option<impl Iterator<Item = (&'t str, Node<'t>)>> {
         let Token::Map { end } = *self.token() else {
             return None;
         };
@@ -147,7 +148,7 @@ impl<'t> Node<'t> {
     }
 
     /// The first value under a key, without a look at repetitions.
-    pub(crate) fn get(self, key: &str) -> Option<Self> {
+    pub fn get(self, key: &str) -> Option<Self> {
         self.entries()?
             .find(|(own, _)| *own == key)
             .map(|(_, value)| value)
@@ -155,15 +156,16 @@ impl<'t> Node<'t> {
 }
 
 /// How much a text may unfold to. Written out, every value costs at least a byte of it; only aliases cost less.
-pub(crate) struct Budget(Cell<usize>);
+pub struct Budget(Cell<usize>);
 
 impl Budget {
-    pub(crate) fn of_text(bytes: usize) -> Self {
+    /// The budget of a text of so many bytes.
+    pub fn of_text(bytes: usize) -> Self {
         Self(Cell::new(bytes.saturating_mul(2).saturating_add(4096)))
     }
 
     /// Whether it has been used up.
-    pub(crate) fn spent(&self) -> bool {
+    pub fn spent(&self) -> bool {
         self.0.get() == 0
     }
 

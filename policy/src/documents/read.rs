@@ -77,7 +77,7 @@ pub fn read(bytes: &[u8]) -> Reading {
 }
 
 /// The bytes as text. What is not UTF-8 becomes NUL, which neither JSON nor YAML takes: it breaks its own document only.
-pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
+pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => bytes
@@ -101,7 +101,8 @@ struct Head<'a> {
     items: Option<Vec<&'a RawValue>>,
 }
 
-pub(crate) fn yaml(part: &str) -> Result<Tree<'_>, Fault> {
+/// Reads one YAML document; aliases and nesting are bounded.
+pub fn yaml(part: &str) -> Result<Tree<'_>, Fault> {
     // The parser's time grows with the square of the nesting, and only then does it refuse.
     if split::nesting(part) > MAX_NESTING {
         return Err(Fault::Nested(MAX_NESTING));

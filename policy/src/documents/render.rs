@@ -111,7 +111,8 @@ impl Document {
     }
 }
 
-pub(crate) fn port_json(entry: &PortEntry) -> Value {
+/// One entry of a port list.
+pub fn port_json(entry: &PortEntry) -> Value {
     let mut out = Map::new();
     if let Some(protocol) = entry.protocol {
         out.insert("protocol".into(), protocol.name().into());
@@ -125,7 +126,8 @@ pub(crate) fn port_json(entry: &PortEntry) -> Value {
     out.into()
 }
 
-pub(crate) fn selector_json(selector: &Selector) -> Value {
+/// A label selector.
+pub fn selector_json(selector: &Selector) -> Value {
     let expressions = selector.requirements.iter().map(|requirement| {
         let (operator, values) = match &requirement.operator {
             Operator::In(values) => ("In", Some(values)),

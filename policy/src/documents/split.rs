@@ -5,7 +5,7 @@
 //! (9.1.2, `c-forbidden`) lets no scalar hold such a line.
 
 /// The documents of a stream, without those that hold nothing but blanks and comments.
-pub(crate) fn documents(text: &str) -> Vec<&str> {
+pub fn documents(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
     let mut position = 0;
@@ -37,7 +37,7 @@ fn is_blank(part: &str) -> bool {
 }
 
 /// How deep brackets are nested, at most. Those in quotes and comments count too: they mostly come in pairs.
-pub(crate) fn nesting(part: &str) -> usize {
+pub fn nesting(part: &str) -> usize {
     let (mut depth, mut deepest) = (0usize, 0);
     for byte in part.bytes() {
         match byte {

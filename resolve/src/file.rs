@@ -1,0 +1,337 @@
+//! The file of one policy: its documents, cut to size and marked, so that a node takes them as a whole.
+
+use std::{collections::BTreeSet, fmt};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    allow::PortSet,
+    model::{ObjectKey, PolicyObject},
+};
+use policy::{
+    documents::{
+        API_VERSION, Action, Directions, GENERATION, GROUP, Kind, ORDERED, PARTS, PolicyRef,
+        SERVICE_WIDER, Tier, port_json, selector_json, split,
+    },
+    prefix::Prefix,
+    select::Selector,
+};
+
+/// Annotation: who wrote a document; only what bears it with the value `resolve` is ever removed by `resolve`.
+pub const MANAGED_BY: &str = "podgate.dev/managed-by";
+
+/// The value of [`MANAGED_BY`] in what `resolve` wrote.
+pub const MANAGED_BY_VALUE: &str = "resolve";
+
+/// Namespace and policy in a file's name, at most: with kind and ending, and with what a temporary file adds, it stays below
+/// the 255 bytes of file systems.
+const LONGEST_STEM: usize = 180;
+
+/// Entries of each list of one document, at most.
+const CHUNK: usize = 200;
+
+/// Something about a policy that has no effect, or another one than it seems to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// Path of the field, such as `spec.ingress[0].from[1]`.
+    pub field: String,
+    /// What to know.
+    pub text: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.text)
+    }
+}
+
+/// Documents of one group, before they are cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Set {
+    pub(super) group: Option<String>,
+    /// Namespace and name, sorted.
+    pub(super) pods: Vec<(String, String)>,
+    pub(super) selector: Option<Selector>,
+    pub(super) isolates: Directions<bool>,
+    pub(super) ingress: Vec<Line>,
+    pub(super) egress: Vec<Line>,
+}
+
+/// One rule of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) what: What,
+    pub(super) ports: PortSet,
+    pub(super) action: Action,
+}
+
+/// What a line is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Block { cidr: Prefix, except: Vec<Prefix> },
+    Domain(String),
+}
+
+/// The file of one policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFile {
+    /// The policy.
+    pub policy: PolicyRef,
+    key: ObjectKey,
+    name: String,
+    kind: Kind,
+    tier: Tier,
+    priority: u16,
+    sets: Vec<Set>,
+    warnings: Vec<Warning>,
+    wider: Vec<String>,
+}
+
+impl PolicyFile {
+    pub(super) fn new(
+        policy: &PolicyObject,
+        sets: Vec<Set>,
+        warnings: Vec<Warning>,
+        wider: BTreeSet<String>,
+    ) -> Self {
+        Self {
+            policy: policy_ref(policy.key()),
+            key: policy.key().clone(),
+            name: file_name(policy.key()),
+            kind: match policy.is_ordered() {
+                true => Kind::ClusterPolicyEndpoint,
+                false => Kind::PolicyEndpoint,
+            },
+            tier: policy.tier,
+            priority: policy.priority,
+            sets,
+            warnings,
+            wider: wider.into_iter().collect(),
+        }
+    }
+
+    /// The policy's manifest.
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+
+    /// The file's name, see [`file_name()`].
+    pub fn file_name(&self) -> &str {
+        &self.name
+    }
+
+    /// What has no effect, or another one than it seems to.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// Services, `namespace/name`, whose address is allowed although not every backend is.
+    pub fn service_wider(&self) -> &[String] {
+        &self.wider
+    }
+
+    /// The documents, in the order of the file.
+    pub fn documents(&self) -> Vec<Value> {
+        self.sets.iter().flat_map(|set| self.parts(set)).collect()
+    }
+
+    /// The file's text: YAML, each document after a line `---`.
+    pub fn to_yaml(&self) -> String {
+        let mut out = String::new();
+        for document in self.documents() {
+            out += "---\n";
+            // A tree of maps, lists, texts and numbers always renders.
+            out += &serde_norway::to_string(&document).unwrap_or_default();
+        }
+        out
+    }
+
+    /// The documents of one set: its three lists cut each on its own, as Amazon's controller does.
+    fn parts(&self, set: &Set) -> Vec<Value> {
+        let longest = set.pods.len().max(set.ingress.len()).max(set.egress.len());
+        let count = longest.div_ceil(CHUNK).max(1);
+        let specs: Vec<Value> = (0..count).map(|part| self.spec(set, part)).collect();
+        let texts: Vec<String> = specs.iter().map(ToString::to_string).collect();
+        let generation = digest(&texts, 16);
+        let stem = self.stem(set);
+        specs
+            .into_iter()
+            .enumerate()
+            .map(|(part, spec)| {
+                let mut annotations = Map::new();
+                annotations.insert(MANAGED_BY.into(), MANAGED_BY_VALUE.into());
+                annotations.insert(PARTS.into(), count.to_string().into());
+                annotations.insert(GENERATION.into(), generation.as_str().into());
+                if let Some(group) = &set.group {
+                    annotations.insert(GROUP.into(), group.as_str().into());
+                }
+                if self.kind == Kind::ClusterPolicyEndpoint {
+                    annotations.insert(ORDERED.into(), "true".into());
+                }
+                if !self.wider.is_empty() {
+                    annotations.insert(SERVICE_WIDER.into(), self.wider.join(",").into());
+                }
+                let mut metadata = Map::new();
+                metadata.insert("name".into(), format!("{stem}-{}", part + 1).into());
+                if !self.policy.namespace.is_empty() {
+                    metadata.insert("namespace".into(), self.policy.namespace.as_str().into());
+                }
+                metadata.insert("annotations".into(), annotations.into());
+                json!({
+                    "apiVersion": API_VERSION,
+                    "kind": self.kind.name(),
+                    "metadata": metadata,
+                    "spec": spec,
+                })
+            })
+            .collect()
+    }
+
+    /// The name of a set's documents without their number: no two sets of a namespace share one.
+    fn stem(&self, set: &Set) -> String {
+        let of = [
+            self.policy.kind.as_str(),
+            &self.policy.name,
+            set.group.as_deref().unwrap_or(""),
+        ];
+        let name: String = self.policy.name.chars().take(200).collect();
+        let name = name.trim_end_matches(['-', '.']);
+        format!("{name}-{}", digest(&of, 10))
+    }
+
+    fn spec(&self, set: &Set, part: usize) -> Value {
+        let mut spec = Map::new();
+        let mut reference = Map::new();
+        reference.insert("kind".into(), self.policy.kind.as_str().into());
+        reference.insert("name".into(), self.policy.name.as_str().into());
+        if !self.policy.namespace.is_empty() {
+            reference.insert("namespace".into(), self.policy.namespace.as_str().into());
+        }
+        spec.insert("policyRef".into(), reference.into());
+        if self.kind == Kind::ClusterPolicyEndpoint {
+            spec.insert("tier".into(), self.tier.name().into());
+            spec.insert("priority".into(), self.priority.into());
+        } else {
+            let directions = [
+                (set.isolates.ingress, "Ingress"),
+                (set.isolates.egress, "Egress"),
+            ];
+            let isolation = directions.iter().filter(|(is, _)| *is);
+            spec.insert(
+                "podIsolation".into(),
+                isolation.map(|(_, name)| Value::from(*name)).collect(),
+            );
+            if let Some(selector) = &set.selector {
+                spec.insert("podSelector".into(), selector_json(selector));
+            }
+        }
+        let pods = chunk(&set.pods, part).iter();
+        spec.insert(
+            "podSelectorEndpoints".into(),
+            pods.map(|(namespace, name)| json!({ "namespace": namespace, "name": name }))
+                .collect(),
+        );
+        for (key, list) in [("ingress", &set.ingress), ("egress", &set.egress)] {
+            let rules = chunk(list, part).iter();
+            spec.insert(
+                key.into(),
+                rules.map(|line| line_json(line, self.kind)).collect(),
+            );
+        }
+        spec.into()
+    }
+}
+
+fn chunk<T>(list: &[T], part: usize) -> &[T] {
+    let from = (part * CHUNK).min(list.len());
+    &list[from..(from + CHUNK).min(list.len())]
+}
+
+fn line_json(line: &Line, kind: Kind) -> Value {
+    let mut out = Map::new();
+    match &line.what {
+        What::Domain(name) => {
+            out.insert("domainName".into(), name.as_str().into());
+        }
+        What::Block { cidr, except } => {
+            out.insert("cidr".into(), cidr.to_string().into());
+            if !except.is_empty() {
+                let holes = except.iter().map(|hole| Value::from(hole.to_string()));
+                out.insert("except".into(), holes.collect());
+            }
+        }
+    }
+    if let PortSet::Some(entries) = &line.ports {
+        out.insert("ports".into(), entries.iter().map(port_json).collect());
+    }
+    if kind == Kind::ClusterPolicyEndpoint {
+        out.insert("action".into(), line.action.name().into());
+    }
+    out.into()
+}
+
+/// A name for what a set of lines says: the same for the same lines.
+pub(super) fn group_name(set: &Set) -> String {
+    let texts: Vec<String> = set
+        .ingress
+        .iter()
+        .map(|line| ("ingress", line))
+        .chain(set.egress.iter().map(|line| ("egress", line)))
+        .map(|(key, line)| format!("{key} {}", line_json(line, Kind::ClusterPolicyEndpoint)))
+        .collect();
+    digest(&texts, 10)
+}
+
+/// A digest that reads as text everywhere: `g` and hexadecimal digits.
+fn digest(texts: &[impl AsRef<str>], digits: usize) -> String {
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update(text.as_ref().len().to_be_bytes());
+        hash.update(text.as_ref());
+    }
+    let hex = hash
+        .finalize()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect::<String>();
+    format!("g{}", &hex[..digits])
+}
+
+pub(super) fn policy_ref(key: &ObjectKey) -> PolicyRef {
+    PolicyRef {
+        kind: key.kind.name().to_owned(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    }
+}
+
+/// The name of a policy's file: `<namespace>_<policy>_<kind>.yaml`; of a cluster-wide one `cluster_<policy>_<kind>.yaml`.
+/// Where that is longer than a file's name should be, a digest stands for the end of the policy's.
+pub fn file_name(key: &ObjectKey) -> String {
+    let namespace = match key.namespace.as_str() {
+        "" => "cluster",
+        namespace => namespace,
+    };
+    let kind = key.kind.name();
+    let mut stem = format!("{namespace}_{}", key.name);
+    if stem.len() > LONGEST_STEM {
+        let rest = digest(&[&stem], 10);
+        stem.truncate(LONGEST_STEM - rest.len() - 1);
+        stem = format!("{stem}-{rest}");
+    }
+    format!("{stem}_{kind}.yaml")
+}
+
+/// Whether a file is one that `resolve` wrote: every document of it bears the mark.
+pub fn is_managed(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return false;
+    };
+    let mark = format!("{MANAGED_BY}: {MANAGED_BY_VALUE}");
+    let documents = split::documents(text);
+    !documents.is_empty()
+        && documents
+            .iter()
+            .all(|part| part.lines().any(|line| line.trim() == mark))
+}

@@ -1,0 +1,327 @@
+//! Services: where their addresses lead.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    model::{EndpointSlice, Namespaces, Pod, PodSet, Service, Target},
+    pods::Pods,
+};
+use policy::{
+    documents::{Labels, Protocol},
+    prefix::{Family, Prefix},
+    select::{Operator, Requirement, Selector},
+};
+
+/// Namespace and name.
+pub(super) type ServiceKey = (String, String);
+
+/// A Service as a packet meets it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Route {
+    /// Cluster addresses.
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) ports: Vec<RoutePort>,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RoutePort {
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+    /// Addresses and ports of the backends that are ready; of all, where none is.
+    pub(super) backends: BTreeSet<(IpAddr, u16)>,
+}
+
+impl Route {
+    /// (backend, protocol, target port) of everything that it leads to.
+    pub(super) fn targets(&self) -> impl Iterator<Item = (IpAddr, Protocol, u16)> {
+        self.ports.iter().flat_map(|port| {
+            port.backends
+                .iter()
+                .map(|(address, target)| (*address, port.protocol, *target))
+        })
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Services {
+    services: BTreeMap<ServiceKey, Service>,
+    /// Slices by Service, then by their own name.
+    slices: BTreeMap<ServiceKey, BTreeMap<String, EndpointSlice>>,
+    /// The Service that a slice (namespace, name) is of.
+    slice_of: BTreeMap<(String, String), String>,
+    /// As of the last refresh; Services without cluster addresses lead nowhere that a policy must name.
+    routes: BTreeMap<ServiceKey, Arc<Route>>,
+    by_backend: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
+    by_target: BTreeMap<(Protocol, u16), BTreeSet<ServiceKey>>,
+    /// Services with a selector: by namespace and one label of it.
+    by_label: BTreeMap<(String, String, String), BTreeSet<String>>,
+    /// Changed since the last refresh.
+    dirty: BTreeSet<ServiceKey>,
+}
+
+impl Services {
+    /// Puts a Service in, or takes one out; whether anything changed.
+    pub(super) fn set(&mut self, key: ServiceKey, service: Option<Service>) -> bool {
+        if self.services.get(&key) == service.as_ref() {
+            return false;
+        }
+        if let Some(old) = self.services.remove(&key)
+            && let Some(label) = first_label(&key.0, &old.selector)
+            && let Some(names) = self.by_label.get_mut(&label)
+        {
+            names.remove(&key.1);
+            if names.is_empty() {
+                self.by_label.remove(&label);
+            }
+        }
+        if let Some(service) = service {
+            if let Some(label) = first_label(&key.0, &service.selector) {
+                self.by_label
+                    .entry(label)
+                    .or_default()
+                    .insert(key.1.clone());
+            }
+            self.services.insert(key.clone(), service);
+        }
+        self.dirty.insert(key);
+        true
+    }
+
+    /// Puts a slice in, or takes one out; whether anything changed.
+    pub(super) fn set_slice(
+        &mut self,
+        key: (String, String),
+        slice: Option<EndpointSlice>,
+    ) -> bool {
+        let old = self.slice_of.get(&key).and_then(|service| {
+            self.slices
+                .get(&(key.0.clone(), service.clone()))?
+                .get(&key.1)
+        });
+        if old == slice.as_ref() {
+            return false;
+        }
+        if let Some(service) = self.slice_of.remove(&key) {
+            let of = (key.0.clone(), service);
+            if let Some(slices) = self.slices.get_mut(&of) {
+                slices.remove(&key.1);
+                if slices.is_empty() {
+                    self.slices.remove(&of);
+                }
+            }
+            self.dirty.insert(of);
+        }
+        if let Some(slice) = slice {
+            let of = (key.0.clone(), slice.service.clone());
+            self.slice_of.insert(key.clone(), slice.service.clone());
+            self.slices
+                .entry(of.clone())
+                .or_default()
+                .insert(key.1, slice);
+            self.dirty.insert(of);
+        }
+        true
+    }
+
+    /// A pod came, went or changed: the Services that select it.
+    pub(super) fn pod_changed(&mut self, pod: &Pod) {
+        for (key, value) in &pod.labels {
+            let label = (pod.namespace.clone(), key.clone(), value.clone());
+            for name in self.by_label.get(&label).into_iter().flatten() {
+                let service = (pod.namespace.clone(), name.clone());
+                if self
+                    .services
+                    .get(&service)
+                    .is_some_and(|s| selects(&s.selector, &pod.labels))
+                {
+                    self.dirty.insert(service);
+                }
+            }
+        }
+    }
+
+    /// Works out anew where changed Services lead; gives those that lead elsewhere, before and after.
+    pub(super) fn refresh(&mut self, pods: &Pods) -> Vec<(ServiceKey, Arc<Route>, Arc<Route>)> {
+        let mut changes = Vec::new();
+        for key in std::mem::take(&mut self.dirty) {
+            let after = Arc::new(self.route(&key, pods));
+            let before = self.routes.get(&key).cloned().unwrap_or_default();
+            if before == after {
+                continue;
+            }
+            for (address, protocol, port) in before.targets() {
+                forget(&mut self.by_backend, &address, &key);
+                forget(&mut self.by_target, &(protocol, port), &key);
+            }
+            for (address, protocol, port) in after.targets() {
+                self.by_backend
+                    .entry(address)
+                    .or_default()
+                    .insert(key.clone());
+                self.by_target
+                    .entry((protocol, port))
+                    .or_default()
+                    .insert(key.clone());
+            }
+            if after.addresses.is_empty() {
+                self.routes.remove(&key);
+            } else {
+                self.routes.insert(key.clone(), Arc::clone(&after));
+            }
+            changes.push((key, before, after));
+        }
+        changes
+    }
+
+    fn route(&self, key: &ServiceKey, pods: &Pods) -> Route {
+        let Some(service) = self.services.get(key) else {
+            return Route::default();
+        };
+        if service.addresses.is_empty() {
+            return Route::default();
+        }
+        let mut backends: Vec<BTreeMap<(IpAddr, u16), bool>> =
+            vec![BTreeMap::new(); service.ports.len()];
+        let mut put = |place: usize, address, port, ready: bool| {
+            *backends[place].entry((address, port)).or_default() |= ready;
+        };
+        if service.selector.is_empty() {
+            for slice in self.slices.get(key).into_iter().flat_map(BTreeMap::values) {
+                for (place, port) in service.ports.iter().enumerate() {
+                    // Slices tell ports by the name of the Service's port.
+                    let targets = slice
+                        .ports
+                        .iter()
+                        .filter(|p| p.name == port.name && p.protocol == port.protocol);
+                    for target in targets {
+                        for (address, ready) in &slice.endpoints {
+                            put(place, *address, target.port, *ready);
+                        }
+                    }
+                }
+            }
+        } else {
+            let set = PodSet {
+                namespaces: Namespaces::One(key.0.clone()),
+                pods: equality(&service.selector),
+            };
+            for pod in pods.select(&set) {
+                if pod.finished {
+                    continue;
+                }
+                let ready = service.publish_not_ready || (pod.ready && !pod.terminating);
+                for (place, port) in service.ports.iter().enumerate() {
+                    if let Some(target) = target(pod, port.protocol, &port.target) {
+                        for address in &pod.addresses {
+                            put(place, *address, target, ready);
+                        }
+                    }
+                }
+            }
+        }
+        let ports = service.ports.iter().zip(backends);
+        Route {
+            addresses: service.addresses.clone(),
+            ports: ports
+                .map(|(port, backends)| RoutePort {
+                    protocol: port.protocol,
+                    port: port.port,
+                    backends: ready(&backends),
+                })
+                .collect(),
+        }
+    }
+
+    pub(super) fn route_of(&self, key: &ServiceKey) -> Option<&Arc<Route>> {
+        self.routes.get(key)
+    }
+
+    /// Services that lead to an address.
+    pub(super) fn leading_to(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        self.by_backend.get(&address).into_iter().flatten()
+    }
+
+    /// Services that lead into a block.
+    pub(super) fn leading_into(&self, block: &Prefix) -> impl Iterator<Item = &ServiceKey> {
+        self.by_backend
+            .range(block.address()..=block.last_address())
+            .flat_map(|(_, keys)| keys)
+    }
+
+    /// Services that lead to a port in a range.
+    pub(super) fn leading_to_port(
+        &self,
+        protocol: Protocol,
+        (first, last): (u16, u16),
+    ) -> impl Iterator<Item = &ServiceKey> {
+        self.by_target
+            .range((protocol, first)..=(protocol, last))
+            .flat_map(|(_, keys)| keys)
+    }
+}
+
+/// Those that are ready, in each family on its own; all where none is: then nobody is led anywhere, and the address is
+/// known before somebody is.
+fn ready(backends: &BTreeMap<(IpAddr, u16), bool>) -> BTreeSet<(IpAddr, u16)> {
+    let mut out = BTreeSet::new();
+    for family in Family::ALL {
+        let of = || {
+            backends
+                .iter()
+                .filter(move |((address, _), _)| Family::of(*address) == family)
+        };
+        let any = of().any(|(_, ready)| *ready);
+        out.extend(
+            of().filter(|(_, ready)| **ready || !any)
+                .map(|(backend, _)| *backend),
+        );
+    }
+    out
+}
+
+/// The number of the pod's port that a Service's port leads to.
+fn target(pod: &Pod, protocol: Protocol, target: &Target) -> Option<u16> {
+    match target {
+        Target::Number(number) => Some(*number),
+        Target::Name(name) => pod
+            .ports
+            .iter()
+            .find(|port| !port.init && port.protocol == protocol && port.name == *name)
+            .map(|port| port.port),
+    }
+}
+
+fn forget<K: Ord>(index: &mut BTreeMap<K, BTreeSet<ServiceKey>>, at: &K, key: &ServiceKey) {
+    if let Some(keys) = index.get_mut(at) {
+        keys.remove(key);
+        if keys.is_empty() {
+            index.remove(at);
+        }
+    }
+}
+
+fn selects(selector: &Labels, labels: &Labels) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
+
+fn first_label(namespace: &str, selector: &Labels) -> Option<(String, String, String)> {
+    let (key, value) = selector.iter().next()?;
+    Some((namespace.to_owned(), key.clone(), value.clone()))
+}
+
+fn equality(labels: &Labels) -> Selector {
+    let requirement = |(key, value): (&String, &String)| Requirement {
+        key: key.clone(),
+        operator: Operator::In([value.clone()].into()),
+    };
+    Selector {
+        requirements: labels.iter().map(requirement).collect(),
+    }
+}

@@ -1,0 +1,331 @@
+//! Who names a pod, a namespace, an address: the indexes that let a change touch the policies it concerns and no other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
+    net::IpAddr,
+};
+
+use super::{
+    model::{Namespaces, Peer, Pod, PodSet, PolicyObject, PortMatch, Rule},
+    pods::{Pods, pivot},
+};
+use policy::{
+    documents::{Labels, Protocol},
+    prefix::{Family, Prefix},
+    select::Selector,
+};
+
+/// A policy's number.
+pub(super) type PolicyId = u32;
+
+/// What a set of pods can be found by: something that every pod of it has.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Handle {
+    /// A label, in one namespace or in any.
+    Label(Option<String>, String, String),
+    /// The namespace.
+    Namespace(String),
+    /// A label of the namespace.
+    NamespaceLabel(String, String),
+    /// Nothing in particular.
+    Any,
+}
+
+impl Handle {
+    fn of_set(set: &PodSet) -> Vec<Self> {
+        match (&set.namespaces, pivot(&set.pods)) {
+            (namespaces, Some((key, values))) => {
+                let namespace = match namespaces {
+                    Namespaces::One(name) => Some(name.clone()),
+                    Namespaces::Select(_) => None,
+                };
+                let label =
+                    |value: &String| Self::Label(namespace.clone(), key.clone(), value.clone());
+                values.iter().map(label).collect()
+            }
+            (Namespaces::One(name), None) => vec![Self::Namespace(name.clone())],
+            (Namespaces::Select(selector), None) => Self::of_namespaces(selector),
+        }
+    }
+
+    fn of_namespaces(selector: &Selector) -> Vec<Self> {
+        match pivot(selector) {
+            Some((key, values)) => values
+                .iter()
+                .map(|value| Self::NamespaceLabel(key.clone(), value.clone()))
+                .collect(),
+            None => vec![Self::Any],
+        }
+    }
+}
+
+/// The port by which a block's rule can be found; `None` = it is not about one port.
+type BlockPort = Option<(Protocol, u16)>;
+
+/// Lists of what policies have under a key.
+#[derive(Debug)]
+struct Index<K, V>(HashMap<K, BTreeMap<PolicyId, Vec<V>>>);
+
+impl<K, V> Default for Index<K, V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Hash + Eq, V> Index<K, V> {
+    fn put(&mut self, key: K, id: PolicyId, value: V) {
+        self.0
+            .entry(key)
+            .or_default()
+            .entry(id)
+            .or_default()
+            .push(value);
+    }
+
+    fn remove(&mut self, key: &K, id: PolicyId) {
+        if let Some(policies) = self.0.get_mut(key) {
+            policies.remove(&id);
+            if policies.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    fn under(&self, key: &K) -> impl Iterator<Item = (PolicyId, &V)> {
+        let policies = self.0.get(key).into_iter().flatten();
+        policies.flat_map(|(id, values)| values.iter().map(|value| (*id, value)))
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Watch {
+    sets: Index<Handle, PodSet>,
+    namespaces: Index<Handle, Selector>,
+    port_names: Index<String, ()>,
+    blocks: Index<(Prefix, BlockPort), ()>,
+    /// Lengths of blocks, with how many there are.
+    lengths: BTreeMap<(Family, u8), usize>,
+    /// Policies with nodes as peers.
+    nodes: BTreeMap<PolicyId, Vec<Selector>>,
+}
+
+impl Watch {
+    pub(super) fn add(&mut self, id: PolicyId, policy: &PolicyObject) {
+        for set in sets(policy) {
+            for handle in Handle::of_set(set) {
+                self.sets.put(handle, id, set.clone());
+            }
+            if let Namespaces::Select(selector) = &set.namespaces {
+                for handle in Handle::of_namespaces(selector) {
+                    self.namespaces.put(handle, id, selector.clone());
+                }
+            }
+        }
+        for name in port_names(policy) {
+            self.port_names.put(name.to_owned(), id, ());
+        }
+        for key in blocks(policy) {
+            *self
+                .lengths
+                .entry((key.0.family(), key.0.len()))
+                .or_default() += 1;
+            self.blocks.put(key, id, ());
+        }
+        let nodes: Vec<_> = nodes(policy).cloned().collect();
+        if !nodes.is_empty() {
+            self.nodes.insert(id, nodes);
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: PolicyId, policy: &PolicyObject) {
+        for set in sets(policy) {
+            for handle in Handle::of_set(set) {
+                self.sets.remove(&handle, id);
+            }
+            if let Namespaces::Select(selector) = &set.namespaces {
+                for handle in Handle::of_namespaces(selector) {
+                    self.namespaces.remove(&handle, id);
+                }
+            }
+        }
+        for name in port_names(policy) {
+            self.port_names.remove(&name.to_owned(), id);
+        }
+        for key in blocks(policy) {
+            let length = (key.0.family(), key.0.len());
+            if let Some(count) = self.lengths.get_mut(&length) {
+                *count -= 1;
+                if *count == 0 {
+                    self.lengths.remove(&length);
+                }
+            }
+            self.blocks.remove(&key, id);
+        }
+        self.nodes.remove(&id);
+    }
+
+    /// Policies that a pod is a subject or a peer of.
+    pub(super) fn of_pod(
+        &self,
+        pod: &Pod,
+        namespace: &Labels,
+        pods: &Pods,
+        touched: &mut BTreeSet<PolicyId>,
+    ) {
+        let mut handles = vec![Handle::Namespace(pod.namespace.clone()), Handle::Any];
+        for (key, value) in &pod.labels {
+            let label = |of| Handle::Label(of, key.clone(), value.clone());
+            handles.extend([label(Some(pod.namespace.clone())), label(None)]);
+        }
+        for (key, value) in namespace {
+            handles.push(Handle::NamespaceLabel(key.clone(), value.clone()));
+        }
+        for handle in handles {
+            for (id, set) in self.sets.under(&handle) {
+                if !touched.contains(&id) && pods.is_in(pod, namespace, set) {
+                    touched.insert(id);
+                }
+            }
+        }
+        for port in &pod.ports {
+            touched.extend(self.port_names.under(&port.name).map(|(id, ())| id));
+        }
+    }
+
+    /// Policies for which a namespace comes or goes when its labels change so.
+    pub(super) fn of_namespace(
+        &self,
+        before: &Labels,
+        after: &Labels,
+        touched: &mut BTreeSet<PolicyId>,
+    ) {
+        let mut handles = vec![Handle::Any];
+        for (key, value) in before.iter().chain(after) {
+            handles.push(Handle::NamespaceLabel(key.clone(), value.clone()));
+        }
+        for handle in handles {
+            for (id, selector) in self.namespaces.under(&handle) {
+                if selector.matches(Some(before)) != selector.matches(Some(after)) {
+                    touched.insert(id);
+                }
+            }
+        }
+    }
+
+    /// Policies that a node is a peer of.
+    pub(super) fn of_node(&self, labels: &Labels, touched: &mut BTreeSet<PolicyId>) {
+        for (id, selectors) in &self.nodes {
+            if selectors.iter().any(|s| s.matches(Some(labels))) {
+                touched.insert(*id);
+            }
+        }
+    }
+
+    /// Policies that have nodes as peers.
+    pub(super) fn of_any_node(&self, touched: &mut BTreeSet<PolicyId>) {
+        touched.extend(self.nodes.keys());
+    }
+
+    /// Policies with a block that may hold this port of this address.
+    pub(super) fn of_address(
+        &self,
+        address: IpAddr,
+        protocol: Protocol,
+        port: u16,
+        touched: &mut BTreeSet<PolicyId>,
+    ) {
+        let family = Family::of(address);
+        for (_, len) in self
+            .lengths
+            .range((family, 0)..=(family, u8::MAX))
+            .map(|(length, _)| length)
+        {
+            let block = Prefix::new(address, *len);
+            for key in [(block, None), (block, Some((protocol, port)))] {
+                touched.extend(self.blocks.under(&key).map(|(id, ())| id));
+            }
+        }
+    }
+}
+
+fn rules(policy: &PolicyObject) -> impl Iterator<Item = &Rule> {
+    policy.ingress.iter().chain(&policy.egress)
+}
+
+fn sets(policy: &PolicyObject) -> impl Iterator<Item = &PodSet> {
+    let peers = rules(policy)
+        .flat_map(|rule| rule.peers.iter().flatten())
+        .filter_map(|peer| match peer {
+            Peer::Pods(set) => Some(set),
+            _ => None,
+        });
+    std::iter::once(&policy.subject).chain(peers)
+}
+
+fn nodes(policy: &PolicyObject) -> impl Iterator<Item = &Selector> {
+    rules(policy)
+        .flat_map(|rule| rule.peers.iter().flatten())
+        .filter_map(|peer| match peer {
+            Peer::Nodes(selector) => Some(selector),
+            _ => None,
+        })
+}
+
+/// Names of ports that are looked up in every pod: those of rules towards blocks or anybody.
+fn port_names(policy: &PolicyObject) -> impl Iterator<Item = &str> {
+    let wide = |rule: &&Rule| match &rule.peers {
+        None => true,
+        Some(peers) => peers
+            .iter()
+            .any(|peer| matches!(peer, Peer::Block { .. } | Peer::Networks(_))),
+    };
+    policy
+        .egress
+        .iter()
+        .filter(wide)
+        .flat_map(|rule| rule.ports.iter().flatten())
+        .filter_map(|port| match port {
+            PortMatch::Named { name, .. } => Some(name.as_str()),
+            PortMatch::Numbers { .. } => None,
+        })
+}
+
+/// Blocks of egress rules, by their ports: a Service that leads into one may have to be allowed. A block of everything
+/// with every port holds the Service's own address too.
+fn blocks(policy: &PolicyObject) -> impl Iterator<Item = (Prefix, BlockPort)> {
+    policy.egress.iter().flat_map(|rule| {
+        let mut prefixes = Vec::new();
+        match &rule.peers {
+            None if rule.ports.is_none() => {}
+            None => prefixes.extend(Family::ALL.map(Prefix::everything)),
+            Some(peers) => {
+                for peer in peers {
+                    match peer {
+                        Peer::Block { cidr, .. } => prefixes.push(*cidr),
+                        Peer::Networks(networks) => prefixes.extend(networks),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        let ports: Vec<BlockPort> = match &rule.ports {
+            None => vec![None],
+            Some(ports) => ports
+                .iter()
+                .filter_map(|port| match port {
+                    PortMatch::Numbers {
+                        protocol,
+                        ports: Some((first, last)),
+                    } if first == last => Some(Some((*protocol, *first))),
+                    PortMatch::Numbers { .. } => Some(None),
+                    PortMatch::Named { .. } => None,
+                })
+                .collect(),
+        };
+        prefixes
+            .into_iter()
+            .flat_map(move |prefix| ports.clone().into_iter().map(move |port| (prefix, port)))
+            .collect::<Vec<_>>()
+    })
+}
