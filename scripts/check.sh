@@ -56,7 +56,7 @@ check_patterns() {
   forbid 'cni_plugin is named in one file' '\bcni_plugin::' '*/src/*.rs' ':!plugin/src/wire.rs' ':!plugin/src/wire/' || bad=1
   forbid 'a test waits for a condition with a bound, it does not sleep' '\bsleep\(' 'integration/tests/*.rs' || bad=1
   forbid 'a test that does not run says why' '#\[ignore\]' '*.rs' || bad=1
-  forbid 'a layout of a map stands in verdict/src/layout.rs' '\bPod for\b' '*/src/*.rs' ':!enforcer/src/maps.rs' || bad=1
+  forbid 'a layout of a map stands in verdict/src/layout' '\bPod for\b' '*/src/*.rs' ':!enforcer/src/maps.rs' || bad=1
   return $bad
 }
 
@@ -82,6 +82,7 @@ check_dependencies() {
     done
   done <<'TABLE'
 verdict|
+verdict-testkit|verdict
 policy|verdict
 resolve|verdict policy
 state|
@@ -90,19 +91,19 @@ enforcer|verdict state
 plugin|verdict enforcer state
 companion|verdict policy enforcer state
 cli|verdict policy resolve state enforcer plugin companion
-integration|verdict policy resolve state enforcer plugin companion cli
+integration|verdict verdict-testkit policy resolve state enforcer plugin companion cli
 TABLE
   return $bad
 }
 
 # The files that say what lies in a map; scripts/layout.lock holds the version and the hash of what they say.
-layout_files=(verdict/src/layout.rs verdict/src/policy_state.rs verdict/src/reason.rs enforcer-ebpf/src/maps.rs)
+layout_files=(verdict/src/layout/*.rs verdict/src/scratch.rs verdict/src/policy_state.rs verdict/src/reason.rs enforcer-ebpf/src/maps.rs)
 
 # Comments, blank lines and tests are not layout.
 layout() {
   local version hash
-  version=$(sed -n 's/^pub const LAYOUT_VERSION: u32 = \([0-9]*\);$/\1/p' verdict/src/layout.rs)
-  [ -n "$version" ] || die 'verdict/src/layout.rs: LAYOUT_VERSION not found'
+  version=$(sed -n 's/^pub const LAYOUT_VERSION: u32 = \([0-9]*\);$/\1/p' verdict/src/layout/mod.rs)
+  [ -n "$version" ] || die 'verdict/src/layout/mod.rs: LAYOUT_VERSION not found'
   hash=$(for file in "${layout_files[@]}"; do sed '/^#\[cfg(test)\]/,$d; s:^ *//.*::; /^$/d; s/^\(pub const LAYOUT_VERSION\).*/\1/' "$file"; done |
     sha256sum | cut -c1-32)
   say "$version $hash"
@@ -124,7 +125,7 @@ accept_layout() {
   now=$(layout)
   if tag=$(git describe --tags --abbrev=0 2>/dev/null); then released=$(git show "$tag:scripts/layout.lock"); fi
   if [ -n "$released" ] && [ "$now" != "$released" ] && [ "${now% *}" -le "${released% *}" ]; then
-    die "LAYOUT_VERSION ${now% *} was released with another layout: raise it in verdict/src/layout.rs first"
+    die "LAYOUT_VERSION ${now% *} was released with another layout: raise it in verdict/src/layout/mod.rs first"
   fi
   say "$now" | tee scripts/layout.lock
 }

@@ -11,9 +11,9 @@ use enforcer::live::Live;
 use policy::Verdict;
 use serde::Serialize;
 use state::Record;
-use verdict::env::{Meta, Work};
 use verdict::layout::Addr;
 use verdict::{Direction, PolicyState, Reason, decide};
+use verdict::{Meta, Scratch};
 
 use crate::args::{DirectionArg, Explain};
 use crate::context::Context;
@@ -87,7 +87,7 @@ pub(crate) fn run(context: &Context, asked: &Explain) -> Result<ExitCode, Error>
         &frame::Bytes(&bytes),
         &meta,
         direction,
-        &mut Work::new(),
+        &mut Scratch::new(),
     );
     if let Some(e) = live.failure() {
         return Err(e.into());

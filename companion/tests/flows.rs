@@ -61,7 +61,7 @@ impl Table {
                 .insert(
                     FlowKey(key),
                     FlowValue(layout::FlowValue {
-                        judged: 1,
+                        verdict: 1,
                         seen,
                         state,
                     }),

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
-use verdict::env::Work;
+use verdict::Scratch;
 use verdict::layout::{
     Addr, Config, Counter, ENDPOINT_INDEXES, Endpoint, FlowKey, FlowValue, FragmentKey,
     HostPortKey, PeerKey, PeerValue, PortValue, PrefixValue, Rate, RuleKey, RuleValue, Share,
@@ -85,4 +85,4 @@ pub(crate) static NODE: Array<u64> = Array::with_max_entries(2, 0);
 pub(crate) static CLOCK: Array<u64> = Array::with_max_entries(1, 0);
 /// Working memory: one for each direction, for a packet that leaves one pod's hook may enter another's.
 #[map]
-pub(crate) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(2, 0);
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);

@@ -11,11 +11,12 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use verdict::env::{Decision, Work};
+use verdict::Scratch;
+use verdict::decide::Decision;
 use verdict::layout::{Addr, Config, Counter, Direction, Event, counter_key};
 use verdict::{Reason, decide};
 
-use crate::maps::{CLOCK, CONFIG, EVENTS, PASSED, RATES, REASONS, WORK};
+use crate::maps::{CLOCK, CONFIG, EVENTS, PASSED, RATES, REASONS, SCRATCH};
 use crate::skb::Skb;
 use crate::tables::Tables;
 
@@ -49,13 +50,13 @@ pub(crate) fn podgate_clock(_ctx: TcContext) -> i32 {
 #[inline(always)]
 fn run(ctx: &TcContext, direction: Direction) -> i32 {
     let skb = Skb::of(ctx);
-    let Some(work) = WORK.get_ptr_mut(direction as u32) else {
+    let Some(scratch) = SCRATCH.get_ptr_mut(direction as u32) else {
         return TC_ACT_SHOT;
     };
     // SAFETY: a per-CPU value; no program of this direction runs on this CPU before this one has returned.
-    let work = unsafe { &mut *work };
+    let scratch = unsafe { &mut *scratch };
     let meta = skb.meta();
-    let decision = decide(&Tables(&skb), &skb, &meta, direction, work);
+    let decision = decide(&Tables(&skb), &skb, &meta, direction, scratch);
     let (packets, bytes) = (skb.segments(), u64::from(meta.len));
     let drop = decision.reason.is_drop();
     if !drop
@@ -70,7 +71,7 @@ fn run(ctx: &TcContext, direction: Direction) -> i32 {
             bytes,
         );
         if decision.log {
-            tell(&decision, direction, meta.ifindex, meta.len, work);
+            tell(&decision, direction, meta.ifindex, meta.len, scratch);
         }
     }
     if drop { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
@@ -101,14 +102,14 @@ fn count(key: u32, packets: u64, bytes: u64) {
 
 /// Sends an event, within the limits of the endpoint and of the node; what is lost is counted.
 #[inline(always)]
-fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, work: &Work) {
+fn tell(decision: &Decision, direction: Direction, ifindex: u32, bytes: u32, scratch: &Scratch) {
     let Some(config) = CONFIG.get(0) else { return };
     if !within_rate(decision.endpoint_index, config.events_per_endpoint, config)
         || !within_rate(0, config.events_per_node, config)
     {
         return;
     }
-    let p = &work.packet;
+    let p = &scratch.packet;
     let event = Event {
         // SAFETY: the helper has no arguments.
         at_ns: unsafe { bpf_ktime_get_ns() },

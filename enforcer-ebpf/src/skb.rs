@@ -5,8 +5,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
-use verdict::env::{Frame, Meta};
-use verdict::packet::{HEAD_MASK, Head};
+use verdict::frame::{Frame, HEAD_MASK, Head, Meta};
 
 /// Bytes of an Ethernet header: less is never asked for.
 const ETHERNET: u32 = 14;

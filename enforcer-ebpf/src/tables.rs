@@ -30,9 +30,9 @@ pub(crate) struct FlowRef(*mut FlowValue);
 
 impl Flow for FlowRef {
     #[inline(always)]
-    fn judged(&self) -> u64 {
+    fn verdict(&self) -> u64 {
         // SAFETY: a map value stays mapped while the program runs; one aligned word is read whole.
-        unsafe { read_volatile(&raw const (*self.0).judged) }
+        unsafe { read_volatile(&raw const (*self.0).verdict) }
     }
     #[inline(always)]
     fn seen(&self) -> u32 {
@@ -158,7 +158,7 @@ impl Env for Tables<'_> {
         // SAFETY: a map value stays mapped while the program runs; the verdict is one word, read whole.
         Some(unsafe {
             FlowValue {
-                judged: read_volatile(&raw const (*value).judged),
+                verdict: read_volatile(&raw const (*value).verdict),
                 seen: (*value).seen,
                 state: (*value).state,
             }

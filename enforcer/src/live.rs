@@ -39,7 +39,7 @@ pub struct Live {
 pub enum NoFlow {}
 
 impl Flow for NoFlow {
-    fn judged(&self) -> u64 {
+    fn verdict(&self) -> u64 {
         match *self {}
     }
     fn seen(&self) -> u32 {

@@ -36,10 +36,10 @@ use policy::{Document, Endpoint, EndpointId, Facts, Policies, assemble, compile,
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use verdict::layout::Direction;
-use verdict::model::case::Change;
-use verdict::model::generate::{Source, beginning};
-use verdict::model::{Via, Wire, World as _};
 use verdict::{PolicyState, Reason};
+use verdict_testkit::case::Change;
+use verdict_testkit::generate::{Source, beginning};
+use verdict_testkit::{Via, Wire, World as _};
 
 use carry::carry_out;
 use companion::Target;

@@ -9,9 +9,9 @@ use std::path::Path;
 use kernel::{Kernel, LeftOut};
 use verdict::PolicyState;
 use verdict::layout::Direction;
-use verdict::model::case::{Change, ModelWorld};
-use verdict::model::generate::{Source, beginning};
-use verdict::model::{Case, Outcome, Step, Via, Wire, World};
+use verdict_testkit::case::{Change, ModelWorld};
+use verdict_testkit::generate::{Source, beginning};
+use verdict_testkit::{Case, Outcome, Step, Via, Wire, World};
 
 /// The model where no packet towards the pod came in by an interface.
 struct WithoutInterfaces(ModelWorld);

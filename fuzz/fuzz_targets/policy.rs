@@ -12,7 +12,7 @@ use policy::oracle::{self, Question};
 use policy::plan::{Step, Write};
 use policy::{Document, Endpoint, EndpointId, Facts, Live, Policies, Tables, assemble, compile, plan};
 use verdict::layout::Direction;
-use verdict::model::generate::Source;
+use verdict_testkit::generate::Source;
 
 const PROTOCOLS: [u8; 7] = [6, 17, 132, 1, 58, 47, 0];
 

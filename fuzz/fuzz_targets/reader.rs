@@ -5,7 +5,7 @@
 mod reference;
 
 use libfuzzer_sys::fuzz_target;
-use verdict::model::{Bytes, Wire};
+use verdict_testkit::{Bytes, Wire};
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, frame)) = data.split_first() else { return };

@@ -41,7 +41,7 @@ pub enum Kind {
     /// The always-pass rules between the host and the pod.
     Host = 1,
     /// The always-pass rule of the pod to itself.
-    Itself = 2,
+    Hairpin = 2,
     /// A neighbour on the link has sent a neighbour message.
     Neighbour = 3,
 }
@@ -49,9 +49,9 @@ pub enum Kind {
 /// One policy state that tells all that decides about a flow: revision, verdict, opener, kind, and a tag of the key.
 /// A value that is taken from under a reader is told by the tag, and one of another endpoint by the revision too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judged(pub u64);
+pub struct FlowVerdict(pub u64);
 
-impl Judged {
+impl FlowVerdict {
     const ALLOWED: u64 = 1;
     const OPENER_EGRESS: u64 = 2;
     const KIND_SHIFT: u32 = 2;
@@ -80,7 +80,7 @@ impl Judged {
         )
     }
 
-    /// The revision under which it was judged.
+    /// The revision under which it was verdict.
     #[inline(always)]
     pub const fn revision(self) -> u64 {
         self.0 >> Self::REVISION_SHIFT
@@ -114,7 +114,7 @@ impl Judged {
         match (self.0 >> Self::KIND_SHIFT) & 3 {
             0 => Kind::Policy,
             1 => Kind::Host,
-            2 => Kind::Itself,
+            2 => Kind::Hairpin,
             _ => Kind::Neighbour,
         }
     }
@@ -282,9 +282,9 @@ mod tests {
     #[test]
     fn judged_comes_back() {
         for opener in [Direction::Ingress, Direction::Egress] {
-            for kind in [Kind::Policy, Kind::Host, Kind::Itself, Kind::Neighbour] {
+            for kind in [Kind::Policy, Kind::Host, Kind::Hairpin, Kind::Neighbour] {
                 for allowed in [false, true] {
-                    let j = Judged::new((1 << 40) - 2, 0xbeef, allowed, opener, kind);
+                    let j = FlowVerdict::new((1 << 40) - 2, 0xbeef, allowed, opener, kind);
                     assert_eq!(
                         (j.revision(), j.tag(), j.allowed(), j.opener(), j.kind()),
                         ((1 << 40) - 2, 0xbeef, allowed, opener, kind)

@@ -7,23 +7,34 @@
 //! - nothing here knows a map, a socket or a clock: those come in through [`Env`] and [`Frame`].
 //!
 //! It must not depend on any other crate of the workspace.
-#![cfg_attr(not(any(test, feature = "model")), no_std)]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod address;
+mod commit;
 pub mod decide;
 pub mod env;
 pub mod flow;
+mod found;
+mod fragment;
+pub mod frame;
+mod icmp_error;
+mod implicit_allow;
 pub mod layout;
-#[cfg(feature = "model")]
-pub mod model;
-pub mod neighbour;
+mod link_layer;
+mod neighbour;
 pub mod packet;
-pub mod policy;
+mod policy;
 pub mod policy_state;
 pub mod reason;
+mod record;
+mod scratch;
+mod tracked;
 
-pub use decide::decide;
-pub use env::{Env, Frame, Meta};
+pub use decide::{Decision, decide};
+pub use env::Env;
+pub use frame::{Frame, Meta};
 pub use layout::{Addr, Direction};
 pub use policy_state::PolicyState;
 pub use reason::Reason;
+pub use scratch::Scratch;

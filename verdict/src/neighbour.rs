@@ -2,11 +2,15 @@
 //!
 //! They pass only within the link: a neighbour message to a far address would be forwarded, and is a tunnel.
 
-use crate::env::{Env, Flow, Frame, Meta, Work};
-use crate::flow::{Judged, Kind, TIMEOUT_OTHER, expired, ticks};
+use crate::address::{is_group, is_host, is_link_local, is_link_multicast, is_own};
+use crate::env::{Env, Flow};
+use crate::flow::{FlowVerdict, Kind, TIMEOUT_OTHER, expired, ticks};
+use crate::frame::{Frame, Meta};
 use crate::layout::{Addr, Direction, Endpoint, FlowValue, V4, V6};
 use crate::packet::proto;
 use crate::reason::Reason;
+use crate::record::create;
+use crate::scratch::Scratch;
 
 const REDIRECT_V4: u8 = 5;
 const ROUTER_ADVERTISEMENT_V4: u8 = 9;
@@ -27,69 +31,7 @@ const MOST_DISCOVERY: u32 = 128;
 /// Most options of such a message.
 const MOST_OPTIONS: u32 = 4;
 
-/// Whether the address begins with a byte and, under a mask, with a second one.
-#[inline(always)]
-fn begins(addr: &Addr, first: u8, second: u8, mask: u8) -> bool {
-    let b = addr.0[0].to_ne_bytes();
-    b[0] == first && b[1] & mask == second
-}
-
-/// fe80::/10.
-#[inline(always)]
-pub fn is_link_local(addr: &Addr) -> bool {
-    begins(addr, 0xfe, 0x80, 0xc0)
-}
-
-/// ff02::/16.
-#[inline(always)]
-fn is_link_multicast(addr: &Addr) -> bool {
-    begins(addr, 0xff, 0x02, 0xff)
-}
-
-/// Multicast, and IPv4's broadcast to all.
-#[inline(always)]
-pub const fn is_group(family: u8, addr: &Addr) -> bool {
-    let first = addr.0[0].to_ne_bytes()[0];
-    if family == V6 {
-        first == 0xff
-    } else {
-        first & 0xf0 == 0xe0 || addr.0[0] == u32::MAX
-    }
-}
-
-/// Whether the address is one of the endpoint's own: in its row, or in the `sources` trie.
-#[inline(always)]
-pub fn is_own<E: Env>(
-    env: &E,
-    endpoint: &Endpoint,
-    family: u8,
-    addr: &Addr,
-    work: &mut Work,
-) -> bool {
-    let used = if family == V4 {
-        endpoint.families & 0x0f
-    } else {
-        endpoint.families >> 4
-    };
-    if (used & 1 != 0 && endpoint.addrs[0].same(addr))
-        || (used & 2 != 0 && endpoint.addrs[1].same(addr))
-        || (used & 4 != 0 && endpoint.addrs[2].same(addr))
-        || (used & 8 != 0 && endpoint.addrs[3].same(addr))
-    {
-        return true;
-    }
-    if endpoint.flags & crate::layout::ENDPOINT_MORE_SOURCES == 0 {
-        return false;
-    }
-    work.source.prefix_len =
-        crate::layout::SourceKey::FIXED_BITS + if family == V4 { 32 } else { 128 };
-    work.source.endpoint_id = endpoint.endpoint_id;
-    work.source.family = u32::from(family);
-    work.source.addr = *addr;
-    env.source(&work.source)
-}
-
-/// Whether a hardware address that stands in a packet is the pod's: byte by byte, for it need not stand on a policy state.
+/// Whether a hardware address that stands in a packet is the pod's: byte by byte, for it need not stand on a word.
 #[inline(always)]
 fn is_own_mac(endpoint: &Endpoint, mac: [u8; 6]) -> bool {
     let own = &endpoint.mac;
@@ -103,21 +45,21 @@ fn is_own_mac(endpoint: &Endpoint, mac: [u8; 6]) -> bool {
 
 /// Judges ARP. A pod's own may claim nothing but its own addresses.
 #[inline(always)]
-pub fn arp<E: Env, F: Frame>(
+pub(crate) fn arp<E: Env, F: Frame>(
     env: &E,
     frame: &F,
     meta: &Meta,
     endpoint: &Endpoint,
     guard: bool,
     direction: Direction,
-    work: &mut Work,
+    scratch: &mut Scratch,
 ) -> Reason {
     // Behind the 28 bytes there is padding at most: on a bridge the rest would be a letter to a neighbour.
     if meta.len > MOST_ARP {
         return Reason::BadHeader;
     }
     let mut h = [0u8; 28];
-    if !frame.load(work.packet.l4, &mut h) {
+    if !frame.load(scratch.packet.l4, &mut h) {
         return Reason::Truncated;
     }
     // Ethernet and IPv4, request or reply; everything else that calls itself ARP is nobody's.
@@ -140,20 +82,20 @@ pub fn arp<E: Env, F: Frame>(
     }
     let sender = Addr::v4([h[14], h[15], h[16], h[17]]);
     // 0.0.0.0 is a probe for a duplicate: it claims nothing.
-    if sender.same(&Addr::ZERO) || is_own(env, endpoint, V4, &sender, work) {
+    if sender.same(&Addr::ZERO) || is_own(env, endpoint, V4, &sender, scratch) {
         Reason::Neighbour
     } else {
         Reason::SpoofedNeighbour
     }
 }
 
-/// Judges the ICMP messages of the link; `None` where the packet is none of them or has to be judged by policy.
+/// Judges the ICMP messages of the link; `None` where the packet is none of them or has to be verdict by policy.
 #[inline(always)]
 #[allow(
     clippy::too_many_arguments,
     reason = "one inlined body; a struct would go through the 512-byte stack"
 )]
-pub fn discovery<E: Env, F: Frame>(
+pub(crate) fn discovery<E: Env, F: Frame>(
     env: &E,
     frame: &F,
     meta: &Meta,
@@ -161,9 +103,9 @@ pub fn discovery<E: Env, F: Frame>(
     guard: bool,
     direction: Direction,
     revision: u64,
-    work: &mut Work,
+    scratch: &mut Scratch,
 ) -> Option<Reason> {
-    let p = &work.packet;
+    let p = &scratch.packet;
     let kind = p.message_type;
     if p.family == V4 {
         let router =
@@ -201,11 +143,11 @@ pub fn discovery<E: Env, F: Frame>(
                 return None;
             }
             if kind != MLD_QUERY && !is_link_local(&p.src) && !p.src.same(&Addr::ZERO) {
-                remember(env, endpoint, direction, revision, work);
+                remember(env, endpoint, direction, revision, scratch);
             }
             Some(Reason::Neighbour)
         }
-        Direction::Egress => Some(from_pod(env, frame, meta, endpoint, guard, kind, work)),
+        Direction::Egress => Some(from_pod(env, frame, meta, endpoint, guard, kind, scratch)),
     }
 }
 
@@ -217,30 +159,30 @@ fn from_pod<E: Env, F: Frame>(
     endpoint: &Endpoint,
     guard: bool,
     kind: u8,
-    work: &mut Work,
+    scratch: &mut Scratch,
 ) -> Reason {
     if kind == ROUTER_ADVERTISEMENT || kind == REDIRECT || kind == MLD_QUERY {
         return Reason::RouterFromPod;
     }
-    let src = work.packet.src;
-    let dst = work.packet.dst;
+    let src = scratch.packet.src;
+    let dst = scratch.packet.dst;
     let unspecified = src.same(&Addr::ZERO);
-    if guard && !unspecified && !is_own(env, endpoint, V6, &src, work) {
+    if guard && !unspecified && !is_own(env, endpoint, V6, &src, scratch) {
         return Reason::SpoofedNeighbour;
     }
     if kind == MLD_REPORT || kind == MLD_DONE || kind == MLD2_REPORT {
-        return if work.packet.hop_limit == 1 && is_group(V6, &dst) {
+        return if scratch.packet.hop_limit == 1 && is_group(V6, &dst) {
             Reason::Neighbour
         } else {
             Reason::SpoofedNeighbour
         };
     }
-    if work.packet.hop_limit != 255 || meta.len > MOST_DISCOVERY {
+    if scratch.packet.hop_limit != 255 || meta.len > MOST_DISCOVERY {
         return Reason::SpoofedNeighbour;
     }
     if kind == NEIGHBOUR_SOLICITATION || kind == NEIGHBOUR_ADVERTISEMENT {
         let mut t = [0u8; 24];
-        if !frame.load(work.packet.l4, &mut t) {
+        if !frame.load(scratch.packet.l4, &mut t) {
             return Reason::Truncated;
         }
         let target = Addr::v6([
@@ -248,18 +190,25 @@ fn from_pod<E: Env, F: Frame>(
             t[20], t[21], t[22], t[23],
         ]);
         let claims = kind == NEIGHBOUR_ADVERTISEMENT || unspecified;
-        if guard && claims && !is_own(env, endpoint, V6, &target, work) {
+        if guard && claims && !is_own(env, endpoint, V6, &target, scratch) {
             return Reason::SpoofedNeighbour;
         }
     }
     let fixed = if kind == ROUTER_SOLICITATION { 8 } else { 24 };
-    if guard && !own_link_layer(frame, endpoint, work.packet.l4 + fixed, work.packet.end) {
+    if guard
+        && !own_link_layer(
+            frame,
+            endpoint,
+            scratch.packet.l4 + fixed,
+            scratch.packet.end,
+        )
+    {
         return Reason::SpoofedNeighbour;
     }
     if is_link_local(&dst)
         || is_link_multicast(&dst)
-        || is_host(env, V6, &dst, work)
-        || known(env, endpoint, work)
+        || is_host(env, V6, &dst, scratch)
+        || known(env, endpoint, scratch)
     {
         Reason::Neighbour
     } else {
@@ -291,23 +240,16 @@ fn own_link_layer<F: Frame>(frame: &F, endpoint: &Endpoint, from: u32, end: u32)
     at == end
 }
 
-/// Whether the address is in the host set.
-#[inline(always)]
-pub fn is_host<E: Env>(env: &E, family: u8, addr: &Addr, work: &mut Work) -> bool {
-    work.peer.family = u32::from(family);
-    work.peer.addr = *addr;
-    env.host(&work.peer)
-}
-
 /// Key of what is remembered about a neighbour: no packet has it, for neighbour messages never become flows.
 #[inline(always)]
-fn neighbour_key(endpoint: &Endpoint, direction: Direction, work: &mut Work) {
-    work.flow
-        .fill(endpoint.endpoint_id, &work.packet, direction);
-    work.flow.local = Addr::ZERO;
-    work.flow.local_port_be = u16::MAX;
-    work.flow.remote_port_be = u16::MAX;
-    work.flow.echo = 0;
+fn neighbour_key(endpoint: &Endpoint, direction: Direction, scratch: &mut Scratch) {
+    scratch
+        .flow
+        .fill(endpoint.endpoint_id, &scratch.packet, direction);
+    scratch.flow.local = Addr::ZERO;
+    scratch.flow.local_port_be = u16::MAX;
+    scratch.flow.remote_port_be = u16::MAX;
+    scratch.flow.echo = 0;
 }
 
 /// Remembers a neighbour with a global address: its messages came with hop limit 255, so it is on the link, and the
@@ -318,18 +260,18 @@ fn remember<E: Env>(
     endpoint: &Endpoint,
     direction: Direction,
     revision: u64,
-    work: &mut Work,
+    scratch: &mut Scratch,
 ) {
-    neighbour_key(endpoint, direction, work);
+    neighbour_key(endpoint, direction, scratch);
     let now = ticks(env.jiffies());
-    if let Some(flow) = env.flow(&work.flow) {
+    if let Some(flow) = env.flow(&scratch.flow) {
         flow.set_seen(now);
         return;
     }
-    work.value = FlowValue {
-        judged: Judged::new(
+    scratch.value = FlowValue {
+        verdict: FlowVerdict::new(
             revision,
-            work.flow.tag(),
+            scratch.flow.tag(),
             true,
             Direction::Ingress,
             Kind::Neighbour,
@@ -344,22 +286,22 @@ fn remember<E: Env>(
         .config()
         .is_some_and(|c| unanswered < u64::from(c.unanswered_limit) / 2)
     {
-        crate::decide::create(env, endpoint.endpoint_index, work);
+        create(env, endpoint.endpoint_index, scratch);
     }
 }
 
 #[inline(always)]
-fn known<E: Env>(env: &E, endpoint: &Endpoint, work: &mut Work) -> bool {
-    neighbour_key(endpoint, Direction::Egress, work);
-    let Some(flow) = env.flow(&work.flow) else {
+fn known<E: Env>(env: &E, endpoint: &Endpoint, scratch: &mut Scratch) -> bool {
+    neighbour_key(endpoint, Direction::Egress, scratch);
+    let Some(flow) = env.flow(&scratch.flow) else {
         return false;
     };
-    let judged = Judged(flow.judged());
+    let verdict = FlowVerdict(flow.verdict());
     let hz = match env.config() {
         Some(c) => c.hz,
         None => return false,
     };
-    judged.kind() as u8 == Kind::Neighbour as u8
-        && judged.tag() == work.flow.tag()
+    verdict.kind() as u8 == Kind::Neighbour as u8
+        && verdict.tag() == scratch.flow.tag()
         && !expired(ticks(env.jiffies()), flow.seen(), hz, TIMEOUT_OTHER)
 }

@@ -1,23 +1,24 @@
 //! What policy says of one flow: peer -> class -> rule -> port set, and the default of the policy state.
 
-use crate::env::{Env, Work};
+use crate::env::Env;
 use crate::layout::{
     Direction, PORT_ALLOW, PORT_DENY, PeerValue, PortKey, PrefixKey, RULE_ALLOW_ALL,
     RULE_DEFAULT_ALL, RULE_DENY_ALL, V4,
 };
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
+use crate::scratch::Scratch;
 
 /// How often a value that was taken from under the reader is read again.
 const TRIES: u32 = 2;
 
-/// Judges the flow in `work.flow` as if `direction` opened it. The reason tells the verdict.
+/// Evaluates policy for the flow in `scratch.flow` as if `direction` opened it. The reason tells the verdict.
 #[inline(always)]
-pub fn judge<E: Env>(
+pub(crate) fn evaluate_policy<E: Env>(
     env: &E,
     policy_state: PolicyState,
     direction: Direction,
-    work: &mut Work,
+    scratch: &mut Scratch,
 ) -> Reason {
     if policy_state.has(PolicyState::SUSPENDED) {
         return Reason::Suspended;
@@ -26,10 +27,10 @@ pub fn judge<E: Env>(
         return Reason::Pending;
     }
     if policy_state.has_rules(direction) {
-        let Some(class) = class_of(env, work) else {
+        let Some(class) = class_of(env, scratch) else {
             return Reason::TableError;
         };
-        match rule(env, policy_state.set(), direction, class, work) {
+        match rule(env, policy_state.set(), direction, class, scratch) {
             Some(true) => return Reason::PolicyAllowed,
             Some(false) => return Reason::PolicyDenied,
             None => {}
@@ -46,13 +47,13 @@ pub fn judge<E: Env>(
 
 /// Class of the flow's remote address; 0 = everybody else, `None` = the table could not be read.
 #[inline(always)]
-fn class_of<E: Env>(env: &E, work: &mut Work) -> Option<u32> {
-    work.peer.family = u32::from(work.flow.family);
-    work.peer.addr = work.flow.remote;
+fn class_of<E: Env>(env: &E, scratch: &mut Scratch) -> Option<u32> {
+    scratch.peer.family = u32::from(scratch.flow.family);
+    scratch.peer.addr = scratch.flow.remote;
     let mut torn = false;
     for _ in 0..TRIES {
-        match env.peer(&work.peer) {
-            Some(word) => match (PeerValue { word }).class(&work.peer) {
+        match env.peer(&scratch.peer) {
+            Some(word) => match (PeerValue { word }).class(&scratch.peer) {
                 Some(class) => return Some(class),
                 None => torn = true,
             },
@@ -65,17 +66,18 @@ fn class_of<E: Env>(env: &E, work: &mut Work) -> Option<u32> {
     if torn {
         return None;
     }
-    work.prefix.prefix_len = PrefixKey::FIXED_BITS + if work.flow.family == V4 { 32 } else { 128 };
-    work.prefix.family = u32::from(work.flow.family);
-    work.prefix.addr = work.flow.remote;
+    scratch.prefix.prefix_len =
+        PrefixKey::FIXED_BITS + if scratch.flow.family == V4 { 32 } else { 128 };
+    scratch.prefix.family = u32::from(scratch.flow.family);
+    scratch.prefix.addr = scratch.flow.remote;
     for _ in 0..TRIES {
-        let Some(value) = env.prefix(&work.prefix) else {
+        let Some(value) = env.prefix(&scratch.prefix) else {
             return Some(0);
         };
-        let key = &work.prefix.addr.0;
+        let key = &scratch.prefix.addr.0;
         let addr = &value.addr.0;
         if value.class == value.class_again
-            && value.family == work.prefix.family
+            && value.family == scratch.prefix.family
             && (key[0] ^ addr[0]) & mask(value.len, 0) == 0
             && (key[1] ^ addr[1]) & mask(value.len, 32) == 0
             && (key[2] ^ addr[2]) & mask(value.len, 64) == 0
@@ -106,32 +108,32 @@ fn rule<E: Env>(
     set: u16,
     direction: Direction,
     class: u32,
-    work: &mut Work,
+    scratch: &mut Scratch,
 ) -> Option<bool> {
-    work.rule.class = class;
-    work.rule.set = set;
-    work.rule.direction = direction as u8;
-    work.rule.family = work.flow.family;
-    let mut found = env.rule(&work.rule);
+    scratch.rule.class = class;
+    scratch.rule.set = set;
+    scratch.rule.direction = direction as u8;
+    scratch.rule.family = scratch.flow.family;
+    let mut found = env.rule(&scratch.rule);
     if found.is_none() && class != 0 {
-        work.rule.class = 0;
-        found = env.rule(&work.rule);
+        scratch.rule.class = 0;
+        found = env.rule(&scratch.rule);
     }
     match found? {
         RULE_ALLOW_ALL => Some(true),
         RULE_DENY_ALL => Some(false),
         RULE_DEFAULT_ALL => None,
         port_set => {
-            work.port.prefix_len = PortKey::FULL_BITS;
-            work.port.port_set = port_set;
-            work.port.protocol_be = u16::from(work.flow.protocol).to_be();
+            scratch.port.prefix_len = PortKey::FULL_BITS;
+            scratch.port.port_set = port_set;
+            scratch.port.protocol_be = u16::from(scratch.flow.protocol).to_be();
             // The identifier of an echo is no port.
-            work.port.port_be = match direction {
-                _ if work.flow.echo != 0 => 0,
-                Direction::Ingress => work.flow.local_port_be,
-                Direction::Egress => work.flow.remote_port_be,
+            scratch.port.port_be = match direction {
+                _ if scratch.flow.echo != 0 => 0,
+                Direction::Ingress => scratch.flow.local_port_be,
+                Direction::Egress => scratch.flow.remote_port_be,
             };
-            match env.port(&work.port)? {
+            match env.port(&scratch.port)? {
                 PORT_ALLOW => Some(true),
                 PORT_DENY => Some(false),
                 _ => None,

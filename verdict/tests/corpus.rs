@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use verdict::Reason;
-use verdict::model::case::ModelWorld;
-use verdict::model::{Case, Step};
+use verdict_testkit::case::ModelWorld;
+use verdict_testkit::{Case, Step};
 
 fn files() -> Vec<(String, Vec<Case>)> {
     Case::read_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")).unwrap()

@@ -10,9 +10,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use reference::walk::{self, Walk};
 use verdict::layout::Direction;
-use verdict::model::case::Change;
-use verdict::model::generate::Source;
-use verdict::model::{Bytes, Via, Wire, World, frame};
+use verdict_testkit::case::Change;
+use verdict_testkit::generate::Source;
+use verdict_testkit::{Bytes, Via, Wire, World, frame};
 
 fn same_reading(wire: &Wire) -> Result<(), TestCaseError> {
     prop_assert_eq!(reference::seen(wire), reference::read(wire));

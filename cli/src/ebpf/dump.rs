@@ -10,7 +10,7 @@ use enforcer::maps::{
 };
 use enforcer::pins::Pins;
 use serde::Serialize;
-use verdict::flow::Judged;
+use verdict::flow::FlowVerdict;
 use verdict::layout::{
     Addr, ENDPOINT_INDEXES, INLINE_ADDRS, PORT_ALLOW, PORT_DENY, RULE_ALLOW_ALL, RULE_DEFAULT_ALL,
     RULE_DENY_ALL, V4,
@@ -120,7 +120,7 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
             },
         )?,
         "FLOWS" => hash(pins, name, |FlowKey(k), FlowValue(v)| {
-            let j = Judged(v.judged);
+            let j = FlowVerdict(v.verdict);
             format!(
                 "endpoint {} {} {} -> {} {:?} opened by {} {} revision {} seen {} state {}",
                 k.endpoint_id,

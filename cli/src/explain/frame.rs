@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use verdict::Direction;
-use verdict::env::Frame;
+use verdict::Frame;
 use verdict::packet::{proto, tcp};
 
 /// A frame in memory.

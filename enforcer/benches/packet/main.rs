@@ -25,9 +25,9 @@ use enforcer::maps::{self, *};
 use kernel::{IFINDEX, Kernel, context};
 use verdict::PolicyState;
 use verdict::layout::{self, Direction, PORT_ALLOW, PORT_DENY};
-use verdict::model::case::Change;
-use verdict::model::generate::beginning;
-use verdict::model::{Via, Wire, World as _, frame};
+use verdict_testkit::case::Change;
+use verdict_testkit::generate::beginning;
+use verdict_testkit::{Via, Wire, World as _, frame};
 
 /// Many short rounds, in turn: on a busy machine some of each are undisturbed.
 const ROUNDS: usize = 200;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use policy::{Endpoint, EndpointId, Facts, Policies, assemble, compile, plan};
 use serde_json::{Value, json};
 use verdict::layout::Direction;
-use verdict::model::frame;
+use verdict_testkit::frame;
 
 use super::carry::carry_out;
 use super::companion::{self, Target};

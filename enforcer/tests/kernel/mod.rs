@@ -22,9 +22,9 @@ use nix::sched::{CloneFlags, unshare};
 use state::Store;
 use verdict::flow::TICK_JIFFIES;
 use verdict::layout::{Config, Direction, Swept};
-use verdict::model::case::Change;
-use verdict::model::{Outcome, Via, Wire, World};
 use verdict::{PolicyState, Reason};
+use verdict_testkit::case::Change;
+use verdict_testkit::{Outcome, Via, Wire, World};
 
 /// The loopback device of every namespace.
 pub(crate) const IFINDEX: u32 = 1;

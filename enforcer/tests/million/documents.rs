@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use verdict::model::generate::Source;
+use verdict_testkit::generate::Source;
 
 /// An address that documents and packets have in common.
 pub(crate) fn address(source: &mut Source<'_>) -> IpAddr {

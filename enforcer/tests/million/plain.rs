@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use policy::oracle::Question;
 use verdict::layout::Direction;
-use verdict::model::frames;
-use verdict::model::generate::Source;
-use verdict::model::{Bytes, Wire};
 use verdict::packet::{proto, tcp};
+use verdict_testkit::frames;
+use verdict_testkit::generate::Source;
+use verdict_testkit::{Bytes, Wire};
 
 use super::documents::{PORTS, address};
 

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use policy::oracle::{self, Question};
 use policy::{Document, Endpoint, Facts};
 use verdict::PolicyState;
-use verdict::env::{Env, Work, Write};
+use verdict::Scratch;
+use verdict::env::{Env, Write};
 use verdict::layout::{
     self, Config, Direction, FlowKey, FlowValue, FragmentKey, HostPortKey, PORT_ALLOW,
     PORT_DEFAULT, PORT_DENY, PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue,
     RuleKey, RuleValue, SourceKey,
 };
-use verdict::model::case::{Change, ModelWorld};
-use verdict::model::tables::FlowCell;
-use verdict::model::{Outcome, Tables, Via, Wire, World as _};
 use verdict::packet::Packet;
+use verdict_testkit::case::{Change, ModelWorld};
+use verdict_testkit::tables::FlowCell;
+use verdict_testkit::{Outcome, Tables, Via, Wire, World as _};
 
 /// The documents in force, and whom they are asked about.
 pub(crate) struct Policy {
@@ -61,7 +62,7 @@ pub(crate) struct Truth {
     /// `STRICT`, `SUSPENDED`.
     pub(crate) mode: u64,
     revision: u64,
-    work: Work,
+    scratch: Scratch,
 }
 
 impl Truth {
@@ -71,7 +72,7 @@ impl Truth {
             policy,
             mode: 0,
             revision: 1,
-            work: Work::new(),
+            scratch: Scratch::new(),
         }
     }
 
@@ -93,7 +94,7 @@ impl Truth {
             direction: Cell::new(direction),
         };
         let meta = wire.meta(ModelWorld::IFINDEX, via.ifindex(ModelWorld::IFINDEX));
-        let reason = verdict::decide(&env, &wire.bytes, &meta, direction, &mut self.work).reason;
+        let reason = verdict::decide(&env, &wire.bytes, &meta, direction, &mut self.scratch).reason;
         Outcome {
             dropped: reason.is_drop(),
             reason,

@@ -140,7 +140,7 @@ impl Cast {
             colons(actor.gateway),
             self.words(frame, values)
         );
-        let wire = verdict::model::frame(&words, Direction::Egress)
+        let wire = verdict_testkit::frame(&words, Direction::Egress)
             .unwrap_or_else(|error| panic!("{words:?}: {error}"));
         Line {
             actor: name.to_owned(),

@@ -30,7 +30,7 @@ fn letters(from: &Pod<'_>, to: &Pod<'_>) -> Vec<Vec<u8>> {
             colons(from.mac()),
             colons(to.mac())
         );
-        let wire = verdict::model::frame(&words, Direction::Egress);
+        let wire = verdict_testkit::frame(&words, Direction::Egress);
         let mut bytes = wire
             .unwrap_or_else(|error| panic!("{words}: {error}"))
             .bytes

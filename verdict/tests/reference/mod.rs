@@ -10,11 +10,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use verdict::frame::Head;
 use verdict::layout::{Direction, RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL};
-use verdict::model::Wire;
-use verdict::model::case::Change;
-use verdict::packet::{self, FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Head, Packet};
+use verdict::packet::{self, FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Packet};
 use verdict::{PolicyState, Reason};
+use verdict_testkit::Wire;
+use verdict_testkit::case::Change;
 
 pub mod walk;
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use verdict::layout::{Direction, PeerKey};
-use verdict::model::case::{Change, ModelWorld};
-use verdict::model::generate::{Source, beginning};
-use verdict::model::{Via, Wire, World};
 use verdict::{PolicyState, Reason};
+use verdict_testkit::case::{Change, ModelWorld};
+use verdict_testkit::generate::{Source, beginning};
+use verdict_testkit::{Via, Wire, World};
 
 use super::{Policy, Seen, read};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Prefixes and their values.
 #[derive(Clone, Debug)]
-pub(super) struct Trie<const N: usize, V> {
+pub(crate) struct Trie<const N: usize, V> {
     entries: BTreeMap<(u32, [u8; N]), V>,
     lengths: BTreeMap<u32, usize>,
 }
@@ -28,7 +28,7 @@ fn masked<const N: usize>(mut data: [u8; N], bits: u32) -> [u8; N] {
 
 impl<const N: usize, V> Trie<N, V> {
     /// Puts a prefix in, in place of an equal one.
-    pub(super) fn insert(&mut self, bits: u32, data: [u8; N], value: V) {
+    pub(crate) fn insert(&mut self, bits: u32, data: [u8; N], value: V) {
         if self
             .entries
             .insert((bits, masked(data, bits)), value)
@@ -39,7 +39,7 @@ impl<const N: usize, V> Trie<N, V> {
     }
 
     /// Takes exactly this prefix out.
-    pub(super) fn remove(&mut self, bits: u32, data: [u8; N]) {
+    pub(crate) fn remove(&mut self, bits: u32, data: [u8; N]) {
         if self.entries.remove(&(bits, masked(data, bits))).is_some()
             && let Some(n) = self.lengths.get_mut(&bits)
         {
@@ -51,7 +51,7 @@ impl<const N: usize, V> Trie<N, V> {
     }
 
     /// The value of the longest prefix of at most `bits` bits that holds the data.
-    pub(super) fn longest(&self, bits: u32, data: [u8; N]) -> Option<&V> {
+    pub(crate) fn longest(&self, bits: u32, data: [u8; N]) -> Option<&V> {
         self.lengths
             .range(..=bits)
             .rev()

@@ -3,17 +3,17 @@
 
 use std::net::IpAddr;
 
-use crate::layout::{
+use verdict::layout::{
     Addr, Config, Direction, PORT_ALLOW, PeerKey, PeerValue, PortKey, PrefixKey, PrefixValue,
     RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, V4, V6,
 };
-use crate::packet::{proto, tcp};
-use crate::policy_state::PolicyState;
+use verdict::packet::{proto, tcp};
+use verdict::policy_state::PolicyState;
 
-use super::case::{Change, EndpointSpec, Via};
-use super::frames::{self, Bytes, Wire};
-use super::read_frame::{HOST_MAC, POD_MAC, address};
-use super::tables::Tables;
+use crate::case::{Change, EndpointSpec, Via};
+use crate::frames::{self, Bytes, Wire};
+use crate::read_frame::{HOST_MAC, POD_MAC, address};
+use crate::tables::Tables;
 
 /// Choices, taken from bytes; what is past their end is zero.
 #[derive(Clone, Debug)]

@@ -2,18 +2,18 @@
 
 use std::net::IpAddr;
 
-use crate::layout::{
+use verdict::layout::{
     Addr, Config, Direction, HostPortKey, PORT_ALLOW, PORT_DEFAULT, PORT_DENY, PORT_SET_LIMIT,
     PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RULE_ALLOW_ALL,
     RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, RuleValue, V4, V6,
 };
-use crate::packet::proto;
-use crate::policy_state::PolicyState;
-use crate::reason::Reason;
+use verdict::packet::proto;
+use verdict::policy_state::PolicyState;
+use verdict::reason::Reason;
 
-use super::case::{Case, Change, EndpointSpec, Step, Via};
-use super::read_frame::{POD_MAC, address, frame, number};
-use super::tables::Tables;
+use crate::case::{Case, Change, EndpointSpec, Step, Via};
+use crate::read_frame::{POD_MAC, address, frame, number};
+use crate::tables::Tables;
 
 /// The world that each case begins with: a guarded endpoint, the host's addresses, peer and other as classes 1 and 2.
 fn beginning() -> Result<Vec<(usize, Step)>, String> {
@@ -37,7 +37,7 @@ fn beginning() -> Result<Vec<(usize, Step)>, String> {
 }
 
 /// Reads every case of a file.
-pub(super) fn cases(text: &str) -> Result<Vec<Case>, String> {
+pub(crate) fn cases(text: &str) -> Result<Vec<Case>, String> {
     let mut all: Vec<Case> = Vec::new();
     let mut revision = 0;
     for (number, line) in text.lines().enumerate() {

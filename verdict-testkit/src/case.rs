@@ -5,18 +5,18 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::decide::decide;
-use crate::env::{Env, Work};
-use crate::layout::{
+use verdict::decide;
+use verdict::layout::{
     Addr, Config, Direction, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, HostPortKey,
     INLINE_ADDRS, PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey,
     RuleValue, SourceKey, V4,
 };
-use crate::policy_state::PolicyState;
-use crate::reason::Reason;
+use verdict::policy_state::PolicyState;
+use verdict::reason::Reason;
+use verdict::{Env, Scratch};
 
-use super::frames::Wire;
-use super::tables::Tables;
+use crate::frames::Wire;
+use crate::tables::Tables;
 
 /// Where a packet came into the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ pub enum Via {
 
 impl Via {
     /// By its name in a case.
-    pub(super) fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "host" => Self::Host,
             "own" => Self::Own,
@@ -329,7 +329,7 @@ impl Case {
 pub struct ModelWorld {
     /// The tables.
     pub tables: Tables,
-    work: Work,
+    work: Scratch,
     endpoint_id: u32,
 }
 

@@ -5,22 +5,22 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::layout::{Direction, V4 as FAMILY_V4, V6 as FAMILY_V6};
-use crate::packet::{proto, tcp};
+use verdict::layout::{Direction, V4 as FAMILY_V4, V6 as FAMILY_V6};
+use verdict::packet::{proto, tcp};
 
-use super::frames::{self, Bytes, V4, V6, Wire};
+use crate::frames::{self, Bytes, V4, V6, Wire};
 
 /// MAC address of the pod's end.
-pub(super) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// MAC address of the host's end.
-pub(super) const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const STRANGER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
 
 /// An address by one of the names that every case knows, or written out.
 ///
 /// # Errors
 /// If it is neither a name nor an address of the family.
-pub(super) fn address(word: &str, family: u8) -> Result<IpAddr, String> {
+pub(crate) fn address(word: &str, family: u8) -> Result<IpAddr, String> {
     let known: Option<(&str, &str)> = match word {
         "pod" => Some(("10.0.0.2", "fd00::2")),
         "host" => Some(("10.0.0.1", "fd00::1")),
@@ -82,7 +82,7 @@ fn mac(word: &str) -> Result<[u8; 6], String> {
 }
 
 /// A number, decimal or with `0x`.
-pub(super) fn number<T: TryFrom<u64>>(word: &str) -> Result<T, String> {
+pub(crate) fn number<T: TryFrom<u64>>(word: &str) -> Result<T, String> {
     let n = match word.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => word.parse(),

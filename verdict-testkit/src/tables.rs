@@ -4,23 +4,23 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use crate::env::{Env, Flow, Write};
-use crate::layout::{
+use verdict::env::{Env, Flow, Write};
+use verdict::layout::{
     Addr, Config, ENDPOINT_INDEXES, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey,
     PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, Share,
     SourceKey, Swept,
 };
-use crate::packet::Packet;
+use verdict::packet::Packet;
 
-use super::trie::Trie;
+use crate::trie::Trie;
 
 /// A flow in the model's table.
 #[derive(Clone, Debug)]
 pub struct FlowCell(Rc<Cell<FlowValue>>);
 
 impl Flow for FlowCell {
-    fn judged(&self) -> u64 {
-        self.0.get().judged
+    fn verdict(&self) -> u64 {
+        self.0.get().verdict
     }
     fn seen(&self) -> u32 {
         self.0.get().seen

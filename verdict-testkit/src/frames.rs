@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::env::{Frame, Meta};
-use crate::packet::proto;
+use verdict::packet::proto;
+use verdict::{Frame, Meta};
 
 /// The bytes of a frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -311,7 +311,7 @@ pub fn tcp(src: u16, dst: u16, flags: u8, words: u8, data: &[u8]) -> Vec<u8> {
         0,
         0,
         0,
-        if flags & crate::packet::tcp::ACK == 0 {
+        if flags & verdict::packet::tcp::ACK == 0 {
             0
         } else {
             1

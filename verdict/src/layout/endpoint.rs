@@ -1,0 +1,65 @@
+//! Endpoint entries: what the kernel knows of one enforced interface, and its further source addresses.
+
+use core::mem::{offset_of, size_of};
+
+use super::Addr;
+
+/// Number of endpoint endpoint indexes; endpoint index 0 stands for "no endpoint" and, in [`Share`], for the whole node.
+pub const ENDPOINT_INDEXES: u32 = 4096;
+
+/// Addresses held in the endpoint row itself; further ones are in the `sources` trie.
+pub const INLINE_ADDRS: usize = 4;
+
+/// Row of an endpoint; key: ifindex of the host veth (u32). Created once, never updated, deleted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The key again: a row that was taken away under a reader may hold another endpoint's bytes.
+    pub ifindex: u32,
+    /// Index into words, shares and counters; 1..[`ENDPOINT_INDEXES`].
+    pub endpoint_index: u32,
+    /// Number of this endpoint's id, from a counter of the node that never repeats.
+    pub endpoint_id: u32,
+    /// MAC address of the pod's end.
+    pub mac: [u8; 6],
+    /// See `ENDPOINT_*`.
+    pub flags: u8,
+    /// Bit i: `addrs[i]` is used and IPv4; bit i+4: used and IPv6.
+    pub families: u8,
+    /// The pod's own addresses.
+    pub addrs: [Addr; INLINE_ADDRS],
+}
+
+/// The source guard is on.
+pub const ENDPOINT_GUARD: u8 = 1;
+
+/// The `sources` trie holds more addresses of this endpoint.
+pub const ENDPOINT_MORE_SOURCES: u8 = 2;
+
+/// Key of the `sources` trie: further source addresses of an endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceKey {
+    /// [`SourceKey::FIXED_BITS`] plus the length of the prefix.
+    pub prefix_len: u32,
+    /// Id of the endpoint.
+    pub endpoint_id: u32,
+    /// [`V4`] or [`V6`].
+    pub family: u32,
+    /// The address.
+    pub addr: Addr,
+}
+
+impl SourceKey {
+    /// Bits before the address.
+    pub const FIXED_BITS: u32 = 64;
+}
+
+const _: () = {
+    assert!(
+        size_of::<Endpoint>() == 84
+            && offset_of!(Endpoint, mac) == 12
+            && offset_of!(Endpoint, addrs) == 20
+    );
+    assert!(size_of::<SourceKey>() == 28 && offset_of!(SourceKey, addr) == 12);
+};

@@ -1,0 +1,103 @@
+//! Tracked flows, first fragments, and how many flows an endpoint has.
+
+use core::mem::{offset_of, size_of};
+
+use super::Addr;
+
+/// Key of a tracked flow, from the pod's point of view, so that both directions have the same key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// Id of the endpoint.
+    pub endpoint_id: u32,
+    /// Port of the pod's side; 0 where the protocol has none. The identifier of an ICMP echo is the port of the side
+    /// that asks.
+    pub local_port_be: u16,
+    /// Port of the other side.
+    pub remote_port_be: u16,
+    /// [`V4`] or [`V6`].
+    pub family: u8,
+    /// Protocol number of the packet's last header.
+    pub protocol: u8,
+    /// See `ECHO_ASKED_*` and [`ICMP_PAIR`]; 0 for all that is no ICMP.
+    pub echo: u16,
+    /// Address of the pod's side.
+    pub local: Addr,
+    /// Address of the other side.
+    pub remote: Addr,
+}
+
+/// An ICMP echo that the pod asks: one that the other side asks is another flow, also with the same identifier.
+pub const ECHO_ASKED_BY_POD: u16 = 1;
+
+/// An ICMP echo that the other side asks.
+pub const ECHO_ASKED_BY_OTHER: u16 = 2;
+
+/// Other ICMP: this and half the type, rounded up. A request and its reply (13 and 14 and so on; 139 and 140) are one flow,
+/// and no other type is of it.
+pub const ICMP_PAIR: u16 = 0x100;
+
+/// Value of a tracked flow and of a first fragment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowValue {
+    /// See [`crate::flow::FlowVerdict`]: one word, so that it is read whole.
+    pub verdict: u64,
+    /// Time of the last packet, in [`crate::flow::TICK_JIFFIES`] jiffies.
+    pub seen: u32,
+    /// See `crate::flow::STATE_*`; of a first fragment the interface by which it came.
+    pub state: u32,
+}
+
+/// Key of a first fragment's verdict.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey {
+    /// Id of the endpoint.
+    pub endpoint_id: u32,
+    /// Identification (IPv4: 16 bits), as on the wire.
+    pub id_be: u32,
+    /// [`V4`] or [`V6`].
+    pub family: u8,
+    /// Protocol number.
+    pub protocol: u8,
+    /// [`Direction`].
+    pub direction: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+}
+
+/// Flows made by the programs, per endpoint index; endpoint index 0: all. Written by the programs only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Flows recorded since the endpoint's id began.
+    pub made: u64,
+    /// Of these, answered.
+    pub answered: u64,
+}
+
+/// Flows removed by the sweep, per endpoint index; endpoint index 0: all. Written by user space only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Flows removed.
+    pub removed: u64,
+    /// Of these, answered ones.
+    pub answered: u64,
+}
+
+const _: () = {
+    assert!(
+        size_of::<FlowKey>() == 44
+            && offset_of!(FlowKey, echo) == 10
+            && offset_of!(FlowKey, remote) == 28
+    );
+    assert!(size_of::<FlowValue>() == 16 && offset_of!(FlowValue, seen) == 8);
+    assert!(size_of::<FragmentKey>() == 44 && offset_of!(FragmentKey, src) == 12);
+    assert!(size_of::<Share>() == 16 && size_of::<Swept>() == 16);
+};

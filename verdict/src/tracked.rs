@@ -1,0 +1,165 @@
+//! The flow look-up: a packet of a tracked flow has its flow's verdict.
+
+use crate::address::is_host;
+use crate::env::{Env, Flow, Write};
+use crate::flow::{
+    FlowVerdict, Kind, STATE_ANSWERED, STATE_FIN_OPENER, STATE_FIN_OTHER, STATE_REPLIED, STATE_RST,
+    STATE_SYN, expired, stale, timeout_seconds,
+};
+use crate::found::{Found, Why};
+use crate::frame::Meta;
+use crate::implicit_allow::{admits, implicit_allow, is_forwarded_port};
+use crate::layout::{Config, Direction, Endpoint, FlowValue};
+use crate::packet::Packet;
+use crate::policy_state::PolicyState;
+use crate::reason::Reason;
+use crate::record::touch;
+use crate::scratch::Scratch;
+
+/// The one flow look-up that every packet pays for; its key stands in `scratch.flow`.
+#[inline(always)]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one inlined body; a struct would go through the 512-byte stack"
+)]
+pub(crate) fn find<E: Env>(
+    env: &E,
+    meta: &Meta,
+    endpoint: &Endpoint,
+    policy_state: PolicyState,
+    direction: Direction,
+    config: &Config,
+    now: u32,
+    tag: u16,
+    scratch: &mut Scratch,
+) -> Found {
+    let Some(flow) = env.flow(&scratch.flow) else {
+        return implicit_allow(
+            env,
+            meta,
+            endpoint,
+            policy_state,
+            direction,
+            config,
+            now,
+            Why::New,
+            scratch,
+        );
+    };
+    let verdict = FlowVerdict(flow.verdict());
+    let (seen, state) = (flow.seen(), flow.state());
+    if verdict.tag() != tag {
+        return implicit_allow(
+            env,
+            meta,
+            endpoint,
+            policy_state,
+            direction,
+            config,
+            now,
+            Why::NoTrack,
+            scratch,
+        );
+    }
+    let from_opener = verdict.opener() as u8 == direction as u8;
+    // No time-out is shorter than what makes a time stamp stale.
+    let stale = stale(now, seen, config.hz);
+    let timeout = timeout_seconds(scratch.flow.protocol, state);
+    if stale && expired(now, seen, config.hz, timeout)
+        || opens_again(&scratch.packet, from_opener, state)
+    {
+        let instead = Why::Replace(state & STATE_ANSWERED != 0);
+        return implicit_allow(
+            env,
+            meta,
+            endpoint,
+            policy_state,
+            direction,
+            config,
+            now,
+            instead,
+            scratch,
+        );
+    }
+    if direction as u8 == Direction::Ingress as u8
+        && !admits(env, meta, verdict.kind(), &scratch.packet)
+    {
+        // The tuple is the host's or the pod's own, but this packet came in by a device.
+        return Found::Ask(direction, Why::NoTrack);
+    }
+    if direction as u8 == Direction::Egress as u8
+        && (verdict.kind() as u8 == Kind::Hairpin as u8
+            || stale && from_opener && verdict.kind() as u8 == Kind::Host as u8)
+        && is_forwarded_port(env, config, &scratch.packet)
+    {
+        // What the host hands on now, or would once its own tracking of this flow has ended, is for policy.
+        return Found::Ask(direction, Why::NoTrack);
+    }
+    let mut allowed = verdict.allowed();
+    if verdict.revision() != policy_state.revision() {
+        match verdict.kind() {
+            Kind::Policy => return Found::Ask(verdict.opener(), Why::Reevaluate(state)),
+            Kind::Host => {
+                let remote = scratch.flow.remote;
+                if !is_host(env, scratch.flow.family, &remote, scratch) {
+                    return Found::Ask(verdict.opener(), Why::Reevaluate(state));
+                }
+            }
+            Kind::Hairpin => {}
+            Kind::Neighbour => return Found::Known(Reason::TableError),
+        }
+        allowed = true;
+        let again = FlowVerdict::new(
+            policy_state.revision(),
+            scratch.flow.tag(),
+            true,
+            verdict.opener(),
+            verdict.kind(),
+        );
+        scratch.value = FlowValue {
+            verdict: again.0,
+            seen: now,
+            state,
+        };
+        env.put_flow(&scratch.flow, &scratch.value, Write::Replace);
+    }
+    if allowed {
+        if stale {
+            flow.set_seen(now);
+        }
+        touch(
+            env,
+            endpoint,
+            &flow,
+            state,
+            verdict.opener(),
+            direction,
+            scratch,
+        );
+        Found::Known(Reason::Tracked)
+    } else {
+        // Kept, as refused, until idle: were it gone, the peer's next packet would open it the other way round.
+        if stale {
+            flow.set_seen(now);
+        }
+        Found::Known(Reason::FlowRefused)
+    }
+}
+
+/// Whether a packet of a known tuple opens a new connection.
+#[inline(always)]
+const fn opens_again(packet: &Packet, from_opener: bool, state: u32) -> bool {
+    if packet.opens_sctp() {
+        return !from_opener;
+    }
+    if !packet.is_bare_syn() {
+        return false;
+    }
+    if from_opener {
+        // The port is used again; a repeated SYN of a connection that is not over is not that.
+        state & (STATE_RST | STATE_FIN_OPENER | STATE_FIN_OTHER) != 0
+    } else {
+        // Simultaneous open: the opener's own SYN is still unanswered.
+        state & STATE_SYN == 0 || state & STATE_REPLIED != 0
+    }
+}
