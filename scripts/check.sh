@@ -89,9 +89,10 @@ state|
 enforcer-ebpf|verdict
 enforcer|verdict state
 plugin|verdict enforcer state
-companion|verdict policy enforcer state
-cli|verdict policy resolve state enforcer plugin companion
-integration|verdict verdict-testkit policy resolve state enforcer plugin companion cli
+published|policy state
+companion|verdict policy enforcer state published
+cli|verdict policy resolve state published enforcer plugin
+integration|verdict verdict-testkit policy resolve state published enforcer plugin companion cli
 TABLE
   return $bad
 }

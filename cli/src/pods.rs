@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use companion::status::Endpoints as Applied;
 use enforcer::endpoint::Endpoints;
 use enforcer::observe::{self, Counted};
+use published::status::Endpoints as Applied;
 use serde::Serialize;
 use state::Record;
 use verdict::PolicyState;

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use companion::status::{Companion, Documents};
 use enforcer::attach::Programs;
 use enforcer::endpoint::Endpoints;
 use enforcer::observe;
 use policy::documents::Condition;
+use published::status::{Companion, Documents};
 use serde::Serialize;
 use verdict::PolicyState;
 

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use companion::marks::Marks;
-use companion::status::{Companion, Documents};
 use policy::documents::Condition;
+use published::status::{Companion, Documents};
 use serde::Serialize;
+use state::StoreFingerprint;
 
 use crate::args::Wait;
 use crate::context::Context;
@@ -35,14 +35,14 @@ pub(crate) fn run(context: &Context, options: &Wait) -> Result<ExitCode, Error> 
     let store = context.store()?;
     let begin = Instant::now();
     let at = state::clock::monotonic_ns();
-    let marks = Marks::look(&store)?;
+    let fingerprint = StoreFingerprint::take(&store)?;
     let mut seen_alive = false;
     let generation = loop {
         seen_alive |= store.companion_alive();
         let status = Companion::read(&store)?;
         if seen_alive
             && let Some(status) = &status
-            && status.has_applied(&marks, at)
+            && status.has_applied(&fingerprint, at)
         {
             break status.generation;
         }

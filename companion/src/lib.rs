@@ -18,9 +18,7 @@ mod intake;
 mod kernel;
 mod local;
 mod logging;
-pub mod marks;
 mod metrics;
 mod shared;
-pub mod status;
 
 pub use daemon::run;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use policy::{Endpoint, EndpointId};
 use state::workloads::Workloads;
-use state::{Mode, NodeConfig, Record, Source, Workload};
+use state::{Mode, NodeConfig, Record, Source};
 
 /// A version of a policy that comes so long after the pod's addresses were known knows the pod.
 const CONTROLLER_KNOWS: Duration = Duration::from_secs(5);
@@ -51,20 +51,10 @@ pub(crate) fn gather(
             continue;
         }
         let id = EndpointId(record.endpoint_id);
-        let workload = workloads
-            .pods
-            .get(&(record.pod_namespace.clone(), record.pod_name.clone()))
-            .filter(|workload| is_of(workload, &record));
+        let workload = published::pod::workload(workloads, &record);
         let addresses = workload.is_some_and(|w| !w.addresses.is_empty());
         let since = before.get(&id).and_then(|local| local.addresses_since);
-        let endpoint = Endpoint {
-            id,
-            namespace: record.pod_namespace.clone(),
-            name: record.pod_name.clone(),
-            labels: workload
-                .map(|w| w.labels.clone())
-                .or_else(|| record.labels.clone()),
-        };
+        let endpoint = published::pod::endpoint(&record, workload);
         let known = config.source == Source::Files || workload.is_some();
         let addresses_since = addresses.then(|| since.unwrap_or(now));
         all.insert(
@@ -78,12 +68,4 @@ pub(crate) fn gather(
         );
     }
     all
-}
-
-/// Whether a workload is about the pod of the record, and not about a later or earlier one of its name.
-fn is_of(workload: &Workload, record: &Record) -> bool {
-    match &record.pod_uid {
-        Some(uid) => workload.uid.is_empty() || *uid == workload.uid,
-        None => true,
-    }
 }

@@ -63,7 +63,7 @@ fn a_policy_takes_effect_and_goes_again() {
     node.settle();
     assert!(!node.connects(&stranger, &pod, 80));
     wait_until("the tables are swept", LONG, || {
-        let status = companion::status::Companion::read(&node.store)
+        let status = published::status::Companion::read(&node.store)
             .unwrap()
             .unwrap();
         let tables = enforcer::apply::Tables::open(&enforcer::pins::Pins::new(&node.bpf)).unwrap();
@@ -166,7 +166,7 @@ fn suspension_is_visible_and_ends() {
     assert!(node.connects(&client, &pod, 80));
     let mut kept = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
     assert!(
-        companion::status::Companion::read(&node.store)
+        published::status::Companion::read(&node.store)
             .unwrap()
             .unwrap()
             .suspended
@@ -247,7 +247,7 @@ fn a_full_table_leaves_the_old_policy_in_force_until_there_is_room() {
     });
     node.policy("web.yaml", &marked(&wider, 1));
     let status = || {
-        companion::status::Companion::read(&node.store)
+        published::status::Companion::read(&node.store)
             .unwrap()
             .unwrap()
     };

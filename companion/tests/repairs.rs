@@ -117,7 +117,7 @@ fn pins_come_back_with_all_that_they_hold() {
         }) && has_filters(&node, &record)
     });
     wait_until("the new programs are attached", SOON, || {
-        companion::status::Companion::read(&node.store)
+        published::status::Companion::read(&node.store)
             .unwrap()
             .is_some_and(|c| c.faults.is_empty())
     });

@@ -11,7 +11,7 @@ use super::Engine;
 use super::enforce::UNTIDY_AT_MOST;
 use crate::kernel::{Kernel, LOCK};
 use crate::shared::Counts;
-use crate::status;
+use published::status;
 
 /// Every so many looks the flow shares are looked at too.
 const LOOKS_A_SHARE: u32 = 4;

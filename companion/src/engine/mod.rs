@@ -19,16 +19,15 @@ use enforcer::hosts::Claims;
 use policy::{EndpointId, Facts, Policies, Tables};
 use state::watch::Tick;
 use state::workloads::Workloads;
-use state::{Index, NodeConfig, Record, Store};
+use state::{Index, NodeConfig, Record, Store, StoreFingerprint};
 
 use self::care::Suspects;
 use self::enforce::{Profiles, Tidy};
 use crate::intake::Intake;
 use crate::kernel::Kernel;
 use crate::local::Local;
-use crate::marks::Marks;
 use crate::shared::Shared;
-use crate::status;
+use published::status;
 
 /// Everything is looked at again after so long, whatever was told.
 const FULL_PASS: Duration = Duration::from_secs(60);
@@ -95,7 +94,7 @@ pub(crate) struct Engine {
     suspects: Suspects,
 
     // What is told.
-    seen: Marks,
+    seen: StoreFingerprint,
     seen_at_ns: u64,
     problems: BTreeMap<&'static str, Vec<String>>,
     index: Option<Index>,
@@ -172,7 +171,7 @@ impl Engine {
             untidy: 0,
             ask_grace,
             suspects: Suspects::default(),
-            seen: Marks::default(),
+            seen: StoreFingerprint::default(),
             seen_at_ns: 0,
             problems: BTreeMap::new(),
             index: None,
@@ -341,7 +340,8 @@ impl Engine {
         }
         self.write_index();
         // Marks before contents: what changes meanwhile makes them differ.
-        self.seen = Marks::with_documents(&self.store, self.intake.listing_digest().to_owned());
+        self.seen =
+            StoreFingerprint::with_documents(&self.store, self.intake.listing_digest().to_owned());
         if dirty.node {
             let mut problems = Vec::new();
             match self.store.node_config() {

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use policy::EndpointId;
+use published::{SelectorOverrides, status};
 
 use super::Engine;
 use crate::local::Local;
 use crate::shared::Pod;
-use crate::status;
 
 impl Engine {
     pub(super) fn write_index(&mut self) {
@@ -231,12 +230,7 @@ impl Engine {
         if self.told_facts.as_ref() == Some(&self.facts) {
             return;
         }
-        let settled = self
-            .facts
-            .iter()
-            .map(|(policy, id)| (policy.to_string(), id.0))
-            .collect();
-        match (status::Facts { settled }).write(&self.store) {
+        match SelectorOverrides::of(&self.facts).write(&self.store) {
             Ok(()) => self.told_facts = Some(self.facts.clone()),
             Err(error) => tracing::warn!("write status: {error}"),
         }
@@ -244,20 +238,10 @@ impl Engine {
 
     /// Puts back what an earlier run knew, once the policies and endpoints are there.
     pub(super) fn recall_facts(&mut self) {
-        let kept = status::Facts::read(&self.store)
-            .ok()
-            .flatten()
-            .unwrap_or_default();
-        for (policy, endpoint_id) in kept.settled {
-            let id = EndpointId(endpoint_id);
-            let keys = self
-                .intake
-                .policies()
-                .keys()
-                .filter(|key| key.to_string() == policy);
-            for key in keys.filter(|_| self.locals.contains_key(&id)) {
-                self.facts.settle(key, id);
-            }
-        }
+        let kept = SelectorOverrides::read(&self.store).ok().flatten();
+        let locals = &self.locals;
+        self.facts = kept
+            .unwrap_or_default()
+            .facts(self.intake.policies(), |id| locals.contains_key(&id));
     }
 }

@@ -7,7 +7,7 @@ use policy::documents::{self, Condition};
 use policy::{Document, Identity};
 use state::{RelPath, Store};
 
-use crate::status;
+use published::status;
 
 #[derive(Clone, Debug)]
 pub(super) struct Held {

@@ -22,7 +22,7 @@ use policy::{Document, Identity, Kind, Policies, assemble};
 use state::{FileState, Index, Listing, RelPath, Store};
 
 use self::contents::{Contents, Found, Held, keep_copy, parse, stay};
-use crate::status;
+use published::status;
 
 /// Without a further change for so long, unmarked documents count.
 const QUIET: Duration = Duration::from_millis(100);

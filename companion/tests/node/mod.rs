@@ -322,11 +322,11 @@ impl Node {
     /// As `podgatectl wait` does.
     pub fn settle(&self) -> Duration {
         let at = state::clock::monotonic_ns();
-        let marks = companion::marks::Marks::look(&self.store).unwrap();
+        let fingerprint = state::StoreFingerprint::take(&self.store).unwrap();
         wait_until("the companion applies", LONG, || {
-            companion::status::Companion::read(&self.store)
+            published::status::Companion::read(&self.store)
                 .unwrap()
-                .is_some_and(|c| c.has_applied(&marks, at))
+                .is_some_and(|c| c.has_applied(&fingerprint, at))
         })
     }
 

@@ -1,7 +1,7 @@
 //! The host's network as the kernel tells it: namespaces, links, addresses, qdiscs, filters, TCX.
 //!
 //! The only place of netns and netlink. Everything the ADD path needs is synchronous, over one short-lived
-//! blocking netlink socket per call, tens of microseconds each; only [`watch`](mod@watch) is for tokio.
+//! blocking netlink socket per call, tens of microseconds each; only `watch`, a feature, is for tokio.
 //!
 //! Invariants: the calling thread never leaves its namespace; interfaces are addressed by index, for names are
 //! used again at once; a dump is complete or an error; reading never makes the kernel send a notification, so
@@ -19,6 +19,7 @@ mod peer;
 mod readback;
 mod tc;
 pub mod tcx;
+#[cfg(feature = "watch")]
 pub mod watch;
 
 pub use bandwidth::Bandwidth;

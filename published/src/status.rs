@@ -12,14 +12,11 @@ use std::collections::BTreeMap;
 
 use policy::documents::Condition;
 use serde::{Deserialize, Serialize};
-use state::{Mode, Store};
-
-use crate::marks::Marks;
+use state::{Mode, Store, StoreFingerprint};
 
 const COMPANION: &str = "companion";
 const DOCUMENTS: &str = "documents";
 const ENDPOINTS: &str = "endpoints";
-const FACTS: &str = "facts";
 
 /// The companion itself: `status/companion.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +31,7 @@ pub struct Companion {
     /// Counts the versions of policy that came into force; grows while it runs and over restarts.
     pub generation: u64,
     /// What the store held when it was last looked at and all of it was applied: see [`Companion::has_applied`].
-    pub applied: Marks,
+    pub applied: StoreFingerprint,
     /// Everything that was in the store at this moment (CLOCK_MONOTONIC, nanoseconds) is applied or has a condition.
     pub applied_until_ns: u64,
     /// Changes wait to settle (unmarked documents, removals).
@@ -172,30 +169,12 @@ pub struct Endpoint {
     pub known: bool,
 }
 
-/// What is known of selectors that no longer count: `status/facts.json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Facts {
-    /// Policy and endpoint id of the endpoint.
-    pub(crate) settled: Vec<(String, u32)>,
-}
-
-impl Facts {
-    pub(crate) fn read(store: &Store) -> Result<Option<Self>, state::Error> {
-        store.read_status(FACTS)
-    }
-
-    pub(crate) fn write(&self, store: &Store) -> Result<(), state::Error> {
-        store.write_status(FACTS, self)
-    }
-}
-
 impl Companion {
-    /// Whether all that the store held at a moment is applied or has a condition. Take `marks` and `at_ns`
+    /// Whether all that the store held at a moment is applied or has a condition. Take `fingerprint` and `at_ns`
     /// ([`state::clock::monotonic_ns`]) once, then ask again with each new status until it says yes.
-    pub fn has_applied(&self, marks: &Marks, at_ns: u64) -> bool {
+    pub fn has_applied(&self, fingerprint: &StoreFingerprint, at_ns: u64) -> bool {
         self.error.is_none()
-            && (self.applied_until_ns >= at_ns || (!self.settling && self.applied == *marks))
+            && (self.applied_until_ns >= at_ns || (!self.settling && self.applied == *fingerprint))
     }
 
     /// Reads it; `None` = no companion has run in this boot.
@@ -206,7 +185,11 @@ impl Companion {
         store.read_status(COMPANION)
     }
 
-    pub(crate) fn write(&self, store: &Store) -> Result<(), state::Error> {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, store: &Store) -> Result<(), state::Error> {
         store.write_status(COMPANION, self)
     }
 }
@@ -220,7 +203,11 @@ impl Documents {
         store.read_status(DOCUMENTS)
     }
 
-    pub(crate) fn write(&self, store: &Store) -> Result<(), state::Error> {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, store: &Store) -> Result<(), state::Error> {
         store.write_status(DOCUMENTS, self)
     }
 }
@@ -234,7 +221,11 @@ impl Endpoints {
         store.read_status(ENDPOINTS)
     }
 
-    pub(crate) fn write(&self, store: &Store) -> Result<(), state::Error> {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, store: &Store) -> Result<(), state::Error> {
         store.write_status(ENDPOINTS, self)
     }
 }
