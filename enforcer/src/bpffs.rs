@@ -15,6 +15,7 @@ use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
 };
 
 /// Where a bpffs belongs.
@@ -60,6 +61,18 @@ pub enum Error {
         /// Why the mount would not be seen.
         reason: &'static str,
     },
+    /// Another user owns the directory or may write into it.
+    #[error(
+        "use BPF directory {path}: owner uid {owner}, mode {mode:o}; it must be a directory of root's that nobody else can write to: remove it, or `chown root` and `chmod 0700` it"
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// The mount was refused.
     #[error(
         "mount bpffs on {mount_point}: {errno}; run `mount -t bpf bpf {mount_point}` on the node"
@@ -94,7 +107,26 @@ pub fn ensure(dir: &Path) -> Result<(), Error> {
             errno,
         })?;
     }
-    make(dir)
+    make(dir)?;
+    check_owner(dir)
+}
+
+/// Refuses a directory in which another user can place or replace pins: a bpffs of mode 1777 lets anyone make the
+/// directory before podgate does.
+///
+/// # Errors
+/// It is not a directory (a link is not followed), belongs to another user, or others may write to it.
+pub fn check_owner(dir: &Path) -> Result<(), Error> {
+    let meta = fs::symlink_metadata(dir).map_err(|source| fail("look at", dir, source))?;
+    let (owner, mode) = (meta.uid(), meta.mode() & 0o7777);
+    if meta.is_dir() && owner == geteuid().as_raw() && mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::NotOurs {
+        path: dir.to_owned(),
+        owner,
+        mode,
+    })
 }
 
 /// Whether [`ensure`] would find or mount a bpffs; changes nothing.
@@ -102,7 +134,11 @@ pub fn ensure(dir: &Path) -> Result<(), Error> {
 /// # Errors
 /// What [`ensure`] would refuse before it mounts anything.
 pub fn check(dir: &Path) -> Result<(), Error> {
-    missing(dir).map(drop)
+    missing(dir)?;
+    if existing(dir)? == dir {
+        check_owner(dir)?;
+    }
+    Ok(())
 }
 
 /// Where a bpffs has to be mounted for `dir`; `None` = it is on one.
@@ -155,7 +191,8 @@ fn is_bpffs(path: &Path) -> Result<bool, Error> {
     Ok(stat.filesystem_type() == BPF_FS_MAGIC)
 }
 
-fn make(dir: &Path) -> Result<(), Error> {
+/// Makes a directory, and those above it, that only root can use, whatever the caller's umask.
+pub(crate) fn make(dir: &Path) -> Result<(), Error> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -2,7 +2,6 @@
 //! everything.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,14 +44,6 @@ pub enum Error {
     /// No bpffs.
     #[error(transparent)]
     Bpffs(#[from] bpffs::Error),
-    /// A pin folder.
-    #[error("make pin folder {path}: {source}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// The object, or the verifier's log.
     #[error(
         "load kernel programs: {0} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON or root are needed)"
@@ -123,15 +114,13 @@ pub fn is_loaded(pins: &Pins) -> bool {
 pub fn load(_: &Locked<'_>, bpf_dir: &Path, options: LoadOptions) -> Result<Loaded, Error> {
     let pins = Pins::new(bpf_dir);
     if is_loaded(&pins) {
+        check_owner(&pins, bpf_dir)?;
         return Ok(Loaded::Present);
     }
     KernelVersion::running()?.require(kernel::OLDEST)?;
     bpffs::ensure(bpf_dir)?;
     for folder in [pins.maps(), pins.programs(), pins.links()] {
-        fs::create_dir_all(&folder).map_err(|source| Error::Folder {
-            path: folder,
-            source,
-        })?;
+        bpffs::make(&folder)?;
     }
     let mut ebpf = open_object(&pins, options)?;
     set_config(&pins, &mut ebpf, options)?;
@@ -142,6 +131,15 @@ pub fn load(_: &Locked<'_>, bpf_dir: &Path, options: LoadOptions) -> Result<Load
         }
     }
     Ok(Loaded::Fresh)
+}
+
+/// Refuses pins that another user may have placed.
+///
+/// # Errors
+/// The folder of the pins, or the one that holds it, is another user's or writable by others.
+pub fn check_owner(pins: &Pins, bpf_dir: &Path) -> Result<(), Error> {
+    bpffs::check_owner(bpf_dir)?;
+    Ok(bpffs::check_owner(pins.root())?)
 }
 
 fn open_object(pins: &Pins, options: LoadOptions) -> Result<Ebpf, Error> {

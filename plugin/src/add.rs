@@ -78,7 +78,9 @@ fn enforce(
 ) -> Result<(), Error> {
     let config = &request.config;
     check_attach_mode(config)?;
-    let interfaces = hostnet::pod_interfaces(Path::new(&request.netns))?;
+    let path = Path::new(&request.netns);
+    let netns = hostnet::netns_id(path)?;
+    let interfaces = hostnet::pod_interfaces(path)?;
     let terms = Terms {
         request,
         mode,
@@ -86,19 +88,16 @@ fn enforce(
     };
 
     let locked = store.lock(LOCK_TIMEOUT)?;
-    let records = live_records(
-        store,
-        &config.places.bpf_dir,
-        &request.attachment.container_id,
-    )?;
-    let plan = plan::plan(request, interfaces, &records)?;
+    let mut kernel = Kernel::open_or_load(&locked, config, node)?;
+    let records = live_records(store, &kernel.endpoints, &interfaces)?;
+    let is_pods = |sandbox: &str| hostnet::netns_id(Path::new(sandbox)).is_ok_and(|id| id == netns);
+    let plan = plan::plan(request, interfaces, &records, is_pods)?;
     for interface in &plan.left_alone {
         tracing::info!(
             interface,
-            "left alone: another call of this container enforces it"
+            "left alone: another call for this namespace enforces it"
         );
     }
-    let mut kernel = Kernel::open_or_load(&locked, config, node)?;
     let mut done = Vec::new();
     // A panic must not leave half an endpoint behind either.
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {

@@ -105,7 +105,7 @@ fn network(error: &hostnet::Error) -> Code {
 
 fn load(error: &load::Error) -> Code {
     match error {
-        load::Error::Bpffs(_) | load::Error::Folder { .. } | load::Error::Pin { .. } => Code::BPFFS,
+        load::Error::Bpffs(_) | load::Error::Pin { .. } => Code::BPFFS,
         load::Error::Map(error) if error.is_full() => Code::MAP_FULL,
         _ => Code::KERNEL,
     }

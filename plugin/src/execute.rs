@@ -267,35 +267,31 @@ pub fn open_endpoints(bpf_dir: &Path) -> Result<Option<Endpoints>, endpoint::Err
     }
 }
 
-/// The records of a container whose endpoints stand: attached, and with an entry of that very endpoint id. Where nothing is loaded,
-/// nothing stands.
+/// The live records of these interfaces, of whatever container: attached, and with an endpoint entry of that very id.
 ///
 /// # Errors
 /// Records or entries cannot be read.
 pub fn live_records(
     store: &Store,
-    bpf_dir: &Path,
-    container_id: &str,
+    endpoints: &Endpoints,
+    interfaces: &[PodInterface],
 ) -> Result<Vec<Record>, Error> {
-    let mut records = store.container_records(container_id)?.good;
-    records.retain(|record| record.phase == Phase::Attached);
-    // Most ADDs are a container's first, and have nothing to open.
-    if records.is_empty() {
-        return Ok(records);
+    let mut entries = Vec::new();
+    for interface in interfaces {
+        entries.extend(endpoints.entry(interface.host_ifindex)?);
     }
-    let Some(endpoints) = open_endpoints(bpf_dir)? else {
+    // Most interfaces are new, and then no record has to be read.
+    if entries.is_empty() {
         return Ok(Vec::new());
-    };
-    let mut live = Vec::new();
-    for record in records {
-        if endpoints
-            .entry(record.ifindex)?
-            .is_some_and(|entry| entry.endpoint_id == record.endpoint_id)
-        {
-            live.push(record);
-        }
     }
-    Ok(live)
+    let mut records = store.records()?.good;
+    records.retain(|record| {
+        record.phase == Phase::Attached
+            && entries.iter().any(|entry| {
+                entry.ifindex == record.ifindex && entry.endpoint_id == record.endpoint_id
+            })
+    });
+    Ok(records)
 }
 
 /// The instant of the read-back: from now on nothing passes unjudged.

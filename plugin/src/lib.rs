@@ -48,10 +48,13 @@ use wire::{Call, Command};
 /// The whole plugin: one call, from stdin to the exit code.
 #[must_use]
 pub fn run() -> ExitCode {
-    wire::serve(carry_out)
+    let started_ns = state::clock::monotonic_ns();
+    wire::serve(|call| carry_out(call, started_ns))
 }
 
-fn carry_out(call: &Call) -> Result<Option<String>, Error> {
+/// `started_ns`: CLOCK_MONOTONIC before stdin was read, the last instant of which it is certain that the runtime had not
+/// yet seen what came later.
+fn carry_out(call: &Call, started_ns: u64) -> Result<Option<String>, Error> {
     // A wrong level or file is reported by the verbs that read the whole configuration.
     log::start(&Logging::read(&call.config).unwrap_or_default());
     let Call {
@@ -80,7 +83,7 @@ fn carry_out(call: &Call) -> Result<Option<String>, Error> {
             .and_then(|request| check::check(&request).map(|()| None)),
         Command::Gc => GcRequest::read(environment, config)
             .map_err(Error::from)
-            .and_then(|request| gc::gc(&request).map(|()| None)),
+            .and_then(|request| gc::gc(&request, started_ns).map(|()| None)),
         Command::Status => status::status(environment, config).map(|()| None),
         // Answered by `wire`, which knows the versions.
         Command::Version => Ok(None),

@@ -3,11 +3,12 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
     sync::Mutex,
 };
 
+use nix::{fcntl::OFlag, unistd::geteuid};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::Logging;
@@ -36,13 +37,18 @@ pub fn start(logging: &Logging) {
     };
 }
 
-/// Opens for appending, so that lines of calls at the same time stay whole.
+/// Opens for appending, so that lines of concurrent calls stay whole.
+///
+/// # Errors
+/// The path is a symbolic link, is not a regular file, or belongs to another user. The plugin runs as root: it must not
+/// write through a link that another user placed, nor wait for the reader of a FIFO (open(2): `O_NOFOLLOW`, `O_NONBLOCK`).
 fn open(path: &Path) -> io::Result<File> {
     let open = || {
         OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o640)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
             .open(path)
     };
     let file = match open() {
@@ -57,7 +63,16 @@ fn open(path: &Path) -> io::Result<File> {
         opened => opened?,
     };
     let meta = file.metadata()?;
-    if !meta.is_file() || meta.len() < KEEP {
+    if !meta.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if meta.uid() != geteuid().as_raw() {
+        return Err(io::Error::other(format!(
+            "the file belongs to uid {}, not to the plugin's user",
+            meta.uid()
+        )));
+    }
+    if meta.len() < KEEP {
         return Ok(file);
     }
     let mut aside = path.as_os_str().to_owned();
@@ -93,6 +108,24 @@ mod tests {
                 .len(),
             KEEP
         );
+    }
+
+    #[test]
+    fn links_fifos_devices_and_files_of_others_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("target"), "before").unwrap();
+        std::os::unix::fs::symlink(at("target"), at("link")).unwrap();
+        std::os::unix::fs::symlink(at("nothing"), at("dangling")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::write(at("foreign"), "before").unwrap();
+        std::os::unix::fs::chown(at("foreign"), Some(65_534), None).unwrap();
+        for name in ["link", "dangling", "fifo", "foreign"] {
+            assert!(open(&at(name)).is_err(), "{name}");
+        }
+        assert!(open(Path::new("/dev/null")).is_err());
+        assert_eq!(std::fs::read(at("target")).unwrap(), b"before");
+        assert!(!at("nothing").exists());
     }
 
     #[test]

@@ -1,10 +1,6 @@
 //! From a request and what the kernel shows to the list of endpoints that this call makes. Pure.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use enforcer::hostnet::PodInterface;
 use ipnetwork::IpNetwork;
@@ -35,7 +31,7 @@ pub enum Error {
 pub struct AddPlan {
     /// The endpoints to make or to renew, in the order of the pod's interfaces.
     pub endpoints: Vec<Endpoint>,
-    /// Interfaces that another call for the same container enforces already.
+    /// Interfaces that another call for the same namespace enforces already.
     pub left_alone: Vec<String>,
 }
 
@@ -50,8 +46,8 @@ pub struct Endpoint {
     pub before: Option<Record>,
 }
 
-/// Makes the plan. `interfaces` is every veth of the pod whose other end is the host's; `records` is what is written down
-/// for the container and stands.
+/// Makes the plan. `interfaces` is every veth of the pod whose other end is the host's; `records` are the live records of
+/// these interfaces, of whatever container; `is_pods` says whether the path of a result's sandbox is the pod's namespace.
 ///
 /// # Errors
 /// The call's own interface, or one that the result puts into the pod's namespace, is not among `interfaces`: it would
@@ -60,9 +56,10 @@ pub fn plan(
     request: &AddRequest,
     interfaces: Vec<PodInterface>,
     records: &[Record],
+    is_pods: impl Fn(&str) -> bool,
 ) -> Result<AddPlan, Error> {
     let own = &request.attachment.ifname;
-    for ifname in std::iter::once(own.as_str()).chain(claimed(&request.prev, &request.netns)) {
+    for ifname in std::iter::once(own.as_str()).chain(claimed(&request.prev, &is_pods)) {
         if !interfaces
             .iter()
             .any(|interface| interface.ifname == ifname)
@@ -79,17 +76,17 @@ pub fn plan(
         left_alone: Vec::new(),
     };
     for interface in interfaces {
-        let is_of = |record: &&Record| {
+        let standing = records.iter().find(|record| {
             record.ifname == interface.ifname && record.ifindex == interface.host_ifindex
+        });
+        let before = match standing.map(|record| (record, relation(record, request))) {
+            Some((_, Relation::OfAnotherCall)) => {
+                plan.left_alone.push(interface.ifname);
+                continue;
+            }
+            Some((record, Relation::Repeated)) => Some(record.clone()),
+            Some((_, Relation::Superseded)) | None => None,
         };
-        let before = records.iter().find(is_of).cloned();
-        if before
-            .as_ref()
-            .is_some_and(|record| record.cni_ifname != *own)
-        {
-            plan.left_alone.push(interface.ifname);
-            continue;
-        }
         let mut addresses: BTreeSet<IpAddr> =
             interface.addresses.iter().map(IpNetwork::ip).collect();
         addresses.extend(
@@ -107,28 +104,39 @@ pub fn plan(
     Ok(plan)
 }
 
-/// The interfaces that the result puts into the pod's namespace. Loopback is nobody's way out.
-fn claimed<'a>(prev: &'a PrevResult, netns: &'a str) -> impl Iterator<Item = &'a str> {
+/// What a live record of an interface is to this call.
+enum Relation {
+    /// An earlier ADD of the same call made it: it is renewed.
+    Repeated,
+    /// It stands for another call that goes on: another interface of the container, or of another container id in the
+    /// same namespace (a network that is added to a running pod comes so).
+    OfAnotherCall,
+    /// A container that had this namespace before asked for the same interface: the newest call counts.
+    Superseded,
+}
+
+fn relation(record: &Record, request: &AddRequest) -> Relation {
+    let call = &request.attachment;
+    match (
+        record.container_id == call.container_id,
+        record.cni_ifname == call.ifname,
+    ) {
+        (true, true) => Relation::Repeated,
+        (false, true) => Relation::Superseded,
+        (_, false) => Relation::OfAnotherCall,
+    }
+}
+
+/// The interfaces that the result puts into the pod's namespace, without the loopback interface.
+fn claimed<'a>(
+    prev: &'a PrevResult,
+    is_pods: &'a impl Fn(&str) -> bool,
+) -> impl Iterator<Item = &'a str> {
     prev.interfaces
         .iter()
         .filter(|interface| interface.name != "lo")
-        .filter(move |interface| {
-            interface
-                .sandbox
-                .as_deref()
-                .is_some_and(|sandbox| same_path(sandbox, netns))
-        })
+        .filter(move |interface| interface.sandbox.as_deref().is_some_and(is_pods))
         .map(|interface| interface.name.as_str())
-}
-
-/// Whether two paths are the same text, `/var/run` being `/run`.
-fn same_path(one: &str, other: &str) -> bool {
-    fn plain(path: &str) -> PathBuf {
-        let path = Path::new(path);
-        path.strip_prefix("/var/run")
-            .map_or_else(|_| path.to_owned(), |rest| Path::new("/run").join(rest))
-    }
-    plain(one) == plain(other)
 }
 
 /// Each address of the result with the interface of the pod that it stands on: the one it names, by either end; what

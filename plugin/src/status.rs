@@ -59,6 +59,7 @@ fn ready(config: &Config) -> Result<(), Error> {
 fn check_programs(bpf_dir: &Path) -> Result<(), Error> {
     let pins = Pins::new(bpf_dir);
     if load::is_loaded(&pins) {
+        load::check_owner(&pins, bpf_dir)?;
         Endpoints::open(bpf_dir)?;
         Programs::open(&pins)?;
         Ok(())

@@ -1,9 +1,20 @@
 use state::{AttachMode, Mode, Phase};
 
 use super::*;
-use crate::{environment::Environment, object::Object};
+use crate::{environment::Environment, object::Object, request::Attachment};
 
 const NETNS: &str = "/var/run/netns/x";
+
+/// Plans with the paths that these tests bind the pod's namespace to.
+fn plan(
+    request: &AddRequest,
+    interfaces: Vec<PodInterface>,
+    records: &[Record],
+) -> Result<AddPlan, Error> {
+    super::plan(request, interfaces, records, |sandbox| {
+        [NETNS, "/run/netns/x", "/proc/7/ns/net"].contains(&sandbox)
+    })
+}
 
 fn request(prev: &str) -> AddRequest {
     let environment = Environment {
@@ -187,4 +198,46 @@ fn a_repeated_add_knows_its_record() {
     )
     .unwrap();
     assert_eq!(other_veth.endpoints[0].before, None);
+}
+
+#[test]
+fn another_containers_interface_in_the_same_namespace_is_left_alone() {
+    // Dynamic Multus adds a network to a running pod under a container id of its own.
+    let eth0 = Record {
+        container_id: "pod".into(),
+        ..record("eth0", "eth0", 10)
+    };
+    let interfaces = || vec![interface("eth0", 10, &[]), interface("net1", 11, &[])];
+    let added = AddRequest {
+        attachment: Attachment {
+            container_id: "dynamic".into(),
+            ifname: "net1".into(),
+        },
+        ..request("{}")
+    };
+    let made = plan(&added, interfaces(), std::slice::from_ref(&eth0)).unwrap();
+    assert_eq!(made.left_alone, ["eth0"]);
+    assert_eq!(made.endpoints.len(), 1);
+    assert_eq!(made.endpoints[0].interface.ifname, "net1");
+    // A container that had the namespace before asked for the same interface: the newest call takes its place.
+    let made = plan(&request("{}"), interfaces(), &[eth0]).unwrap();
+    assert_eq!(made.left_alone, [""; 0]);
+    assert!(
+        made.endpoints
+            .iter()
+            .all(|endpoint| endpoint.before.is_none())
+    );
+}
+
+#[test]
+fn an_interface_of_the_result_counts_by_whatever_path_its_sandbox_is_named() {
+    let prev =
+        r#"{"interfaces":[{"name":"net7","sandbox":"/proc/7/ns/net"},{"name":"x","sandbox":"0"}]}"#;
+    assert_eq!(
+        plan(&request(prev), vec![interface("eth0", 10, &[])], &[]).unwrap_err(),
+        Error::NotOurs {
+            ifname: "net7".into(),
+            netns: NETNS.into()
+        }
+    );
 }
