@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod daemon;
+mod enforcement;
 mod engine;
 mod events;
 pub mod flags;

@@ -1,14 +1,11 @@
 //! The endpoints of this node as policy sees them: records, and what the store knows of their pods.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use policy::{Endpoint, EndpointId};
 use state::workloads::Workloads;
 use state::{Mode, NodeConfig, Record, Source};
-
-/// A version of a policy that comes so long after the pod's addresses were known knows the pod.
-const CONTROLLER_KNOWS: Duration = Duration::from_secs(5);
 
 /// One local endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +25,6 @@ impl Local {
 
     pub(crate) fn is_strict(&self) -> bool {
         self.record.mode == Mode::Strict
-    }
-
-    /// Whether a controller can have known the pod for a while.
-    pub(crate) fn is_late(&self, now: Instant) -> bool {
-        self.addresses_since
-            .is_some_and(|since| now.duration_since(since) >= CONTROLLER_KNOWS)
     }
 }
 

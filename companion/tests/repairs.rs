@@ -69,7 +69,7 @@ fn links_come_back() {
     let record = node.add(&pod, "shop", "web", Mode::Strict, false, AttachMode::Tcx);
     assert_eq!(record.attach_mode, AttachMode::Tcx);
     assert!(!node.connects(&client, &pod, 80));
-    let links = node.bpf.join("v1/links");
+    let links = node.bpf.join("v2/links");
     for link in fs::read_dir(&links).unwrap() {
         fs::remove_file(link.unwrap().path()).unwrap();
     }

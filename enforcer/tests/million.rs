@@ -10,7 +10,7 @@
 
 #[path = "million/carry.rs"]
 mod carry;
-#[path = "../../companion/src/kernel.rs"]
+#[path = "../../companion/src/enforcement/kernel.rs"]
 #[allow(
     dead_code,
     reason = "the companion's own: this takes what applies policy"
@@ -70,7 +70,7 @@ struct Counts {
 /// One run from an empty kernel: some changes of documents, packets after each.
 struct Chapter<'a> {
     kernel: &'a mut Kernel,
-    carrier: companion::Kernel,
+    carrier: companion::KernelTables,
     truth: Truth,
     others: Vec<Endpoint>,
     text: serde_json::Value,
@@ -119,9 +119,8 @@ impl<'a> Chapter<'a> {
             .unwrap()
             .unwrap()
             .endpoint_id;
-        let carrier = companion::Kernel::open(&kernel.store, &kernel.bpf)
+        let carrier = companion::KernelTables::open(&kernel.store, &kernel.bpf)
             .unwrap()
-            .unwrap();
         let ours = usize::from(source.byte() % 4);
         let mut others = endpoints(ours, endpoint_id);
         let endpoint = others.remove(ours);

@@ -8,7 +8,6 @@ use enforcer::{orphans, repair};
 use state::{AttachMode, Phase, Record};
 
 use super::Engine;
-use super::enforce::UNTIDY_AT_MOST;
 use crate::kernel::{Kernel, LOCK};
 use crate::shared::Counts;
 use published::status;
@@ -37,14 +36,14 @@ impl Engine {
         match Kernel::open(&self.store, &self.options.bpf_dir) {
             Ok(Some(kernel)) => {
                 tracing::info!(bpf_dir = %self.options.bpf_dir.display(), "kernel objects taken up");
+                if let Err(error) = self.enforcement.open(&self.options.bpf_dir) {
+                    return tracing::error!("take up the policy tables: {error}");
+                }
                 self.kernel = Some(kernel);
                 self.dirty.pods = true;
                 self.dirty.hosts = true;
                 self.dirty.policy = true;
                 self.suspects.all = true;
-                // What an earlier run left behind is swept after the first plan.
-                self.untidy = UNTIDY_AT_MOST;
-                self.compiled = None;
             }
             Ok(None) => {}
             Err(error) => tracing::error!("take up the kernel objects: {error}"),
@@ -74,7 +73,8 @@ impl Engine {
                     tracing::warn!(
                         "the kernel objects were made anew; taking up what is there now"
                     );
-                    (self.kernel, self.tidy) = (None, None);
+                    self.kernel = None;
+                    self.enforcement.close();
                 }
                 Err(error) => tracing::error!("put pins back: {error}"),
             }

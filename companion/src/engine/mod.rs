@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use enforcer::hostnet::watch::Change;
 use enforcer::hosts::Claims;
-use policy::{EndpointId, Facts, Policies, Tables};
+use policy::{EndpointId, Facts};
 use state::watch::Tick;
 use state::workloads::Workloads;
 use state::{Index, NodeConfig, Record, Store, StoreFingerprint};
 
 use self::care::Suspects;
-use self::enforce::{Profiles, Tidy};
+use crate::enforcement::{self, Enforcement};
 use crate::intake::Intake;
 use crate::kernel::Kernel;
 use crate::local::Local;
@@ -74,23 +74,11 @@ pub(crate) struct Engine {
     without_entry: Vec<Record>,
     /// What the records claim of the host.
     claims: Claims,
-    facts: Facts,
-    /// The version of each policy that was taken notice of.
-    observed: Policies,
     dirty: Dirty,
 
     // What the kernel is to hold, and holds.
     kernel: Option<Kernel>,
-    tables: Tables,
-    /// The intake's version that the tables were compiled from and that is in force.
-    compiled: Option<u64>,
-    profiles: Profiles,
-    /// The tables hold what only endpoints that are gone needed: compile by then.
-    stale: Option<Instant>,
-    tidy: Option<Tidy>,
-    graces: u64,
-    untidy: u32,
-    ask_grace: Sender<u64>,
+    enforcement: Enforcement,
     suspects: Suspects,
 
     // What is told.
@@ -104,7 +92,6 @@ pub(crate) struct Engine {
     told_facts: Option<Facts>,
 
     // When something is due.
-    retry: Option<(Instant, Duration)>,
     next_full: Instant,
     next_look: Instant,
     looks: u32,
@@ -134,6 +121,12 @@ impl Engine {
     ) -> Self {
         let now = Instant::now();
         let intake = Intake::new(&store);
+        let flags = enforcement::Options {
+            suspended: options.suspended,
+            events: options.events,
+        };
+        let mut enforcement = Enforcement::new(store.clone(), flags, ask_grace);
+        enforcement.restore(intake.policies().clone());
         let before: Option<status::Companion> = status::Companion::read(&store).ok().flatten();
         let told_endpoints = status::Endpoints::read(&store)
             .ok()
@@ -156,20 +149,10 @@ impl Engine {
             locals: BTreeMap::new(),
             without_entry: Vec::new(),
             claims: Claims::default(),
-            facts: Facts::default(),
-            // What was in force when an earlier run ended was taken notice of by it.
-            observed: intake.policies().clone(),
             intake,
             dirty: Dirty::default(),
             kernel: None,
-            tables: Tables::default(),
-            compiled: None,
-            profiles: Profiles::new(),
-            stale: None,
-            tidy: None,
-            graces: 0,
-            untidy: 0,
-            ask_grace,
+            enforcement,
             suspects: Suspects::default(),
             seen: StoreFingerprint::default(),
             seen_at_ns: 0,
@@ -179,7 +162,6 @@ impl Engine {
             told_documents: None,
             told_endpoints,
             told_facts: None,
-            retry: None,
             next_full: now + FULL_PASS,
             next_look: now + LOOK,
             looks: 0,
@@ -241,7 +223,7 @@ impl Engine {
             self.next_scan,
             self.next_sweep,
         ];
-        let perhaps = [self.intake.due(), self.retry.map(|(at, _)| at), self.stale];
+        let perhaps = [self.intake.due(), self.enforcement.due()];
         let next = clocks
             .into_iter()
             .chain(perhaps.into_iter().flatten())
@@ -277,7 +259,7 @@ impl Engine {
                 self.seen_at_ns = self.seen_at_ns.max(at_ns);
             }
             Message::Network(changes) => self.network(&changes),
-            Message::Grace(number) => self.grace(number),
+            Message::Grace(number) => self.enforcement.grace_over(number),
             Message::Stop => {}
         }
     }
@@ -321,8 +303,10 @@ impl Engine {
         if self.next_sweep <= now {
             self.sweep();
         }
-        if self.retry.is_some_and(|(at, _)| at <= now) || self.stale.is_some_and(|at| at <= now) {
-            self.dirty.policy = true;
+        if self.enforcement.due().is_some_and(|at| at <= now) {
+            let outcome = self.enforcement.tick(now);
+            self.applied(&outcome, now);
+            self.dirty.marks = true;
         }
     }
 
@@ -376,7 +360,7 @@ impl Engine {
         }
         let changed_any = dirty.policy || !changed.is_empty();
         if changed_any {
-            self.apply(&changed, dirty.policy);
+            self.apply(&changed);
         }
         self.tell(changed_any);
     }

@@ -42,8 +42,7 @@ impl Engine {
             self.status.applied = self.seen.clone();
             self.status.applied_until_ns = self.seen_at_ns;
         }
-        if let Some(kernel) = &self.kernel {
-            let [peers, prefixes, rules, port_sets] = kernel.live.sizes();
+        if let Some([peers, prefixes, rules, port_sets]) = self.enforcement.sizes() {
             self.status.tables = status::Tables {
                 peers,
                 prefixes,
@@ -176,7 +175,8 @@ impl Engine {
     }
 
     pub(super) fn tell_endpoints(&mut self) {
-        self.profile_all();
+        // Digests of documents are made when they are told of.
+        self.intake.conditions();
         let before: BTreeMap<u32, &status::Endpoint> = self
             .told_endpoints
             .endpoints
@@ -185,19 +185,19 @@ impl Engine {
             .collect();
         let mut endpoints = Vec::with_capacity(self.locals.len());
         for local in self.locals.values() {
-            let Some(profile) = self.profiles.get(&local.id()) else {
-                continue;
-            };
-            let decided = self.tables.endpoints.get(&local.id());
-            let isolated = decided.map(|d| d.isolated).unwrap_or_default();
+            let view = self.enforcement.view(local.id()).unwrap_or_default();
+            let known = view.decided;
+            let digest = self.profile_digest(&view.policies);
+            let mut policies: Vec<String> = view
+                .policies
+                .iter()
+                .map(|policy| policy.key.policy.to_string())
+                .collect();
+            policies.dedup();
             let record = &local.record;
             let generation = before
                 .get(&record.endpoint_id)
-                .filter(|e| {
-                    e.digest == profile.digest
-                        && e.mode == record.mode
-                        && e.known == decided.is_some()
-                })
+                .filter(|e| e.digest == digest && e.mode == record.mode && e.known == known)
                 .map_or(self.status.generation, |e| e.generation);
             endpoints.push(status::Endpoint {
                 endpoint_id: record.endpoint_id,
@@ -209,11 +209,11 @@ impl Engine {
                 pod: record.pod_name.clone(),
                 mode: record.mode,
                 generation,
-                digest: profile.digest.clone(),
-                policies: profile.policies.clone(),
-                isolated_ingress: isolated.ingress,
-                isolated_egress: isolated.egress,
-                known: decided.is_some(),
+                digest,
+                policies,
+                isolated_ingress: view.isolated.ingress,
+                isolated_egress: view.isolated.egress,
+                known,
             });
         }
         let told = status::Endpoints { endpoints };
@@ -227,11 +227,12 @@ impl Engine {
 
     /// Keeps what [`policy::Facts`] know over a restart.
     fn tell_facts(&mut self) {
-        if self.told_facts.as_ref() == Some(&self.facts) {
+        let facts = self.enforcement.facts();
+        if self.told_facts.as_ref() == Some(facts) {
             return;
         }
-        match SelectorOverrides::of(&self.facts).write(&self.store) {
-            Ok(()) => self.told_facts = Some(self.facts.clone()),
+        match SelectorOverrides::of(facts).write(&self.store) {
+            Ok(()) => self.told_facts = Some(facts.clone()),
             Err(error) => tracing::warn!("write status: {error}"),
         }
     }
@@ -240,8 +241,9 @@ impl Engine {
     pub(super) fn recall_facts(&mut self) {
         let kept = SelectorOverrides::read(&self.store).ok().flatten();
         let locals = &self.locals;
-        self.facts = kept
+        let facts = kept
             .unwrap_or_default()
             .facts(self.intake.policies(), |id| locals.contains_key(&id));
+        self.enforcement.restore_facts(facts);
     }
 }

@@ -46,7 +46,6 @@ pub(crate) struct Intake {
     untold: Option<Untold>,
     /// What is in `applied/` by now.
     kept: BTreeMap<Identity, Arc<Document>>,
-    version: u64,
     /// Whether `applied/` may differ from what is in force.
     unkept: bool,
     /// Digests of the versions in force.
@@ -97,7 +96,6 @@ impl Intake {
             conditions: status::Documents::default(),
             untold: None,
             kept: BTreeMap::new(),
-            version: 0,
             unkept: true,
             digests: BTreeMap::new(),
             settling: None,
@@ -177,11 +175,6 @@ impl Intake {
             self.tell(untold);
         }
         &self.conditions
-    }
-
-    /// Counts up whenever the policies in force may have changed.
-    pub(crate) fn version(&self) -> u64 {
-        self.version
     }
 
     /// Digest of the listing that was read last.
@@ -450,7 +443,6 @@ impl Intake {
             &self.policies,
         );
         self.policies = assembly.policies;
-        self.version += 1;
         self.unkept = true;
         self.untold = Some(Untold {
             chosen,

@@ -2,11 +2,11 @@
 
 use policy::{EndpointId, Plan};
 
-use crate::companion::{Error, Kernel, Target};
+use crate::companion::{Error, KernelTables, Target};
 
 /// As the companion's engine does it, but for its waiting: no program runs while this writes.
 pub(crate) fn carry_out(
-    carrier: &mut Kernel,
+    carrier: &mut KernelTables,
     plan: &Plan,
     (id, endpoint_index): (EndpointId, u32),
     target: Target,
