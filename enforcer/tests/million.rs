@@ -119,8 +119,7 @@ impl<'a> Chapter<'a> {
             .unwrap()
             .unwrap()
             .endpoint_id;
-        let carrier = companion::KernelTables::open(&kernel.store, &kernel.bpf)
-            .unwrap()
+        let carrier = companion::KernelTables::open(&kernel.store, &kernel.bpf).unwrap();
         let ours = usize::from(source.byte() % 4);
         let mut others = endpoints(ours, endpoint_id);
         let endpoint = others.remove(ours);

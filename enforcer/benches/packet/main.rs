@@ -5,7 +5,7 @@
 mod asm;
 #[path = "../../tests/million/carry.rs"]
 mod carry;
-#[path = "../../../companion/src/kernel.rs"]
+#[path = "../../../companion/src/enforcement/kernel.rs"]
 #[allow(
     dead_code,
     reason = "the companion's own: this takes what applies policy"

@@ -106,8 +106,7 @@ pub(crate) fn with_and_without(kernel: &mut Kernel) -> Result<()> {
         .entry(IFINDEX)?
         .ok_or("no endpoint")?
         .endpoint_id;
-    let mut carrier =
-        companion::Kernel::open(&kernel.store, &kernel.bpf)?.ok_or("nothing is loaded")?;
+    let mut carrier = companion::KernelTables::open(&kernel.store, &kernel.bpf)?;
     let worlds = [
         ("no tiers", policies(&[network_policy()])),
         ("same ports", both_tiers(false)),
