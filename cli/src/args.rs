@@ -145,6 +145,27 @@ pub(crate) struct Resolve {
     /// Refuses the address of a Service of which not every backend is allowed
     #[arg(long)]
     pub(crate) strict_services: bool,
+    /// What a selector makes of pods of the host's network: peers by their node's address, or none
+    #[arg(long, value_enum, default_value_t = HostNetworkPeers::Allow)]
+    pub(crate) host_network_peers: HostNetworkPeers,
+    /// The namespace of namespaced objects whose manifest names none
+    #[arg(short, long, default_value = "default")]
+    pub(crate) namespace: String,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum HostNetworkPeers {
+    Allow,
+    Ignore,
+}
+
+impl From<HostNetworkPeers> for resolve::HostNetworkPeers {
+    fn from(peers: HostNetworkPeers) -> Self {
+        match peers {
+            HostNetworkPeers::Allow => Self::Allow,
+            HostNetworkPeers::Ignore => Self::Ignore,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -12,7 +12,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
-use resolve::{Cluster, ObjectKey, Options, PolicyFile};
+use resolve::{Cluster, Marks, ObjectKey, Options, PolicyFile};
 
 use self::folder::{Folder, Plan};
 use self::report::Told;
@@ -53,7 +53,7 @@ fn resolve(context: &Context, options: &Resolve) -> Result<ExitCode, Error> {
             "--watch writes: give --output-dir, and no -o".into(),
         ));
     }
-    let mut sources = Sources::new(&options.filename)?;
+    let mut sources = Sources::new(&options.filename, &options.namespace)?;
     if options.watch {
         return watch::run(options, &mut sources);
     }
@@ -99,7 +99,9 @@ impl Resolver {
         Self {
             cluster: Cluster::new(Options {
                 strict_services: options.strict_services,
+                host_network_peers: options.host_network_peers.into(),
                 node: options.node.clone(),
+                endpoint_addresses: false,
             }),
             keys: BTreeSet::new(),
             told: Told::default(),
@@ -158,7 +160,10 @@ impl Resolver {
 /// Prints the documents: YAML one after another, JSON as one List.
 fn print(format: Format, files: &[&PolicyFile]) -> Result<(), Error> {
     if format == Format::Json {
-        let items: Vec<_> = files.iter().flat_map(|file| file.documents()).collect();
+        let items: Vec<_> = files
+            .iter()
+            .flat_map(|file| file.documents(&Marks::default()))
+            .collect();
         let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
         return output::print(format, &list, String::new);
     }

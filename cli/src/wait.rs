@@ -91,7 +91,12 @@ fn conditions(store: &state::Store) -> Result<Vec<String>, Error> {
     let of_documents = documents
         .documents
         .iter()
-        .filter(|d| !matches!(d.condition, Condition::Applied | Condition::ServiceWider))
+        .filter(|d| {
+            !matches!(
+                d.condition,
+                Condition::Applied | Condition::ServiceWider | Condition::HostNetworkPeer
+            )
+        })
         .map(|d| {
             format!(
                 "{}: {} ({}){}",

@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     // The last of equal keys holds.
     let objects: BTreeMap<_, Object> =
         read.into_iter().flatten().filter_map(|item| Some((item.object.key()?, item.object))).collect();
-    let options = Options { strict_services: *first & 1 != 0, node: None };
+    let options = Options { strict_services: *first & 1 != 0, ..Options::default() };
     let mut forwards = Cluster::new(options.clone());
     let mut backwards = Cluster::new(options);
     for object in objects.values() {

@@ -164,6 +164,11 @@ fn applied(document: &Document) -> (Identity, (Condition, String)) {
             Condition::ServiceWider,
             format!("allowed although not every backend is: {services}"),
         )
+    } else if let Some(pods) = &document.host_network_peer {
+        (
+            Condition::HostNetworkPeer,
+            format!("peers of the host's network, their whole node is meant: {pods}"),
+        )
     } else {
         (Condition::Applied, String::new())
     };

@@ -208,6 +208,7 @@ pub(crate) fn document() -> impl Strategy<Value = Document> {
                     egress,
                     unsupported: Vec::new(),
                     service_wider: None,
+                    host_network_peer: None,
                 }
             },
         )

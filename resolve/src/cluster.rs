@@ -21,8 +21,30 @@ use policy::documents::{Labels, PolicyRef};
 pub struct Options {
     /// A Service's address is allowed only where every ready backend is.
     pub strict_services: bool,
+    /// What pods of the host's network are as peers.
+    pub host_network_peers: HostNetworkPeers,
     /// The node whose pods give workloads; none = no workloads.
     pub node: Option<String>,
+    /// Documents name hostIP and podIP of their pods, as objects of the API have to.
+    pub endpoint_addresses: bool,
+}
+
+/// What a selector makes of pods of the host's network, which share their node's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostNetworkPeers {
+    /// Peers by their node's address, as Amazon's controller has it. Not in the kinds of `policy.networking.k8s.io`, whose
+    /// selectors never select them.
+    #[default]
+    Allow,
+    /// Never peers.
+    Ignore,
+}
+
+impl HostNetworkPeers {
+    /// Whether they are peers in a policy of this kind.
+    pub(super) fn are_peers(self, kind: ObjectKind) -> bool {
+        self == Self::Allow && kind.group() != "policy.networking.k8s.io"
+    }
 }
 
 /// What differs from the last time. To be carried out in this order: a workload may stand in the store only after every
@@ -157,6 +179,10 @@ impl Cluster {
                 let key = (slice.namespace.clone(), slice.name.clone());
                 self.services.set_slice(key, Some(*slice))
             }
+            Object::Endpoints(endpoints) => {
+                let key = (endpoints.namespace.clone(), endpoints.name.clone());
+                self.services.set_endpoints(key, Some(*endpoints))
+            }
             Object::Ignored { .. } => false,
         }
     }
@@ -174,6 +200,7 @@ impl Cluster {
             ObjectKind::Node => self.set_node(&key.name, None),
             ObjectKind::Service => self.services.set(name(), None),
             ObjectKind::EndpointSlice => self.services.set_slice(name(), None),
+            ObjectKind::Endpoints => self.services.set_endpoints(name(), None),
             _ => self.set_policy(key, None),
         }
     }
@@ -336,9 +363,17 @@ impl Cluster {
             services: &self.services,
             nodes: &self.nodes,
             strict_services: self.options.strict_services,
+            host_network_peers: self.options.host_network_peers,
+            endpoint_addresses: self.options.endpoint_addresses,
         };
         let out = view.expand(&entry.policy);
-        let file = PolicyFile::new(&entry.policy, out.sets, out.warnings, out.wider);
+        let file = PolicyFile::new(
+            &entry.policy,
+            out.sets,
+            out.findings,
+            out.wider,
+            out.host_network,
+        );
         let changed = entry.file.as_deref() != Some(&file);
         if entry.consulted != out.consulted {
             let before = entry.consulted.clone();

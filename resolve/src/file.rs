@@ -1,18 +1,19 @@
 //! The file of one policy: its documents, cut to size and marked, so that a node takes them as a whole.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     allow::PortSet,
+    finding::Finding,
     model::{ObjectKey, PolicyObject},
 };
 use policy::{
     documents::{
-        API_VERSION, Action, Directions, GENERATION, GROUP, Kind, ORDERED, PARTS, PolicyRef,
-        SERVICE_WIDER, Tier, port_json, selector_json, split,
+        API_VERSION, Action, Directions, GENERATION, GROUP, HOST_NETWORK_PEER, Kind, ORDERED,
+        PARTS, PolicyRef, SERVICE_WIDER, Tier, port_json, selector_json, split,
     },
     prefix::Prefix,
     select::Selector,
@@ -24,6 +25,9 @@ pub const MANAGED_BY: &str = "podgate.dev/managed-by";
 /// The value of [`MANAGED_BY`] in what `resolve` wrote.
 pub const MANAGED_BY_VALUE: &str = "resolve";
 
+/// Annotation: uid and metadata.generation of the policy that was resolved, `uid/generation`.
+pub const POLICY_GENERATION: &str = "podgate.dev/policy-generation";
+
 /// Namespace and policy in a file's name, at most: with kind and ending, and with what a temporary file adds, it stays below
 /// the 255 bytes of file systems.
 const LONGEST_STEM: usize = 180;
@@ -31,31 +35,61 @@ const LONGEST_STEM: usize = 180;
 /// Entries of each list of one document, at most.
 const CHUNK: usize = 200;
 
-/// Something about a policy that has no effect, or another one than it seems to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Warning {
-    /// Path of the field, such as `spec.ingress[0].from[1]`.
-    pub field: String,
-    /// What to know.
-    pub text: String,
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.text)
-    }
-}
-
 /// Documents of one group, before they are cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Set {
     pub(super) group: Option<String>,
-    /// Namespace and name, sorted.
-    pub(super) pods: Vec<(String, String)>,
+    /// Sorted.
+    pub(super) pods: Vec<Member>,
     pub(super) selector: Option<Selector>,
     pub(super) isolates: Directions<bool>,
     pub(super) ingress: Vec<Line>,
     pub(super) egress: Vec<Line>,
+}
+
+/// A pod that a set is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Member {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// hostIP and podIP, where [`crate::Options::endpoint_addresses`] asks for them.
+    pub(super) addresses: Option<(Option<IpAddr>, Option<IpAddr>)>,
+}
+
+impl Member {
+    fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        if let Some((host, pod)) = &self.addresses {
+            let text = |address: &Option<IpAddr>| match address {
+                Some(address) => Value::from(address.to_string()),
+                None => "".into(),
+            };
+            out.insert("hostIP".into(), text(host));
+            out.insert("podIP".into(), text(pod));
+        }
+        out.insert("name".into(), self.name.as_str().into());
+        out.insert("namespace".into(), self.namespace.as_str().into());
+        out.into()
+    }
+}
+
+/// What the objects of a policy are marked with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks<'a> {
+    /// The value of [`MANAGED_BY`].
+    pub managed_by: &'a str,
+    /// Whether [`POLICY_GENERATION`] stands on them.
+    pub policy_generation: bool,
+}
+
+impl Default for Marks<'_> {
+    /// Those of `podgatectl resolve`.
+    fn default() -> Self {
+        Self {
+            managed_by: MANAGED_BY_VALUE,
+            policy_generation: false,
+        }
+    }
 }
 
 /// One rule of a document.
@@ -84,16 +118,20 @@ pub struct PolicyFile {
     tier: Tier,
     priority: u16,
     sets: Vec<Set>,
-    warnings: Vec<Warning>,
+    uid: String,
+    generation: i64,
+    findings: Vec<Finding>,
     wider: Vec<String>,
+    host_network: Vec<String>,
 }
 
 impl PolicyFile {
     pub(super) fn new(
         policy: &PolicyObject,
         sets: Vec<Set>,
-        warnings: Vec<Warning>,
+        findings: Vec<Finding>,
         wider: BTreeSet<String>,
+        host_network: BTreeSet<String>,
     ) -> Self {
         Self {
             policy: policy_ref(policy.key()),
@@ -106,8 +144,11 @@ impl PolicyFile {
             tier: policy.tier,
             priority: policy.priority,
             sets,
-            warnings,
+            uid: policy.uid.clone(),
+            generation: policy.generation,
+            findings,
             wider: wider.into_iter().collect(),
+            host_network: host_network.into_iter().collect(),
         }
     }
 
@@ -121,9 +162,19 @@ impl PolicyFile {
         &self.name
     }
 
-    /// What has no effect, or another one than it seems to.
-    pub fn warnings(&self) -> &[Warning] {
-        &self.warnings
+    /// The uid of the manifest that was resolved; empty where it has none.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The `metadata.generation` of the manifest that was resolved; 0 where it has none.
+    pub fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    /// What to tell the user.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// Services, `namespace/name`, whose address is allowed although not every backend is.
@@ -132,14 +183,24 @@ impl PolicyFile {
     }
 
     /// The documents, in the order of the file.
-    pub fn documents(&self) -> Vec<Value> {
-        self.sets.iter().flat_map(|set| self.parts(set)).collect()
+    pub fn documents(&self, marks: &Marks<'_>) -> Vec<Value> {
+        self.sets
+            .iter()
+            .flat_map(|set| self.parts(set, marks))
+            .collect()
+    }
+
+    /// The documents as one `List` in JSON.
+    pub fn to_list_json(&self, marks: &Marks<'_>) -> Vec<u8> {
+        json!({"apiVersion": "v1", "kind": "List", "items": self.documents(marks)})
+            .to_string()
+            .into_bytes()
     }
 
     /// The file's text: YAML, each document after a line `---`.
     pub fn to_yaml(&self) -> String {
         let mut out = String::new();
-        for document in self.documents() {
+        for document in self.documents(&Marks::default()) {
             out += "---\n";
             // A tree of maps, lists, texts and numbers always renders.
             out += &serde_norway::to_string(&document).unwrap_or_default();
@@ -148,7 +209,7 @@ impl PolicyFile {
     }
 
     /// The documents of one set: its three lists cut each on its own, as Amazon's controller does.
-    fn parts(&self, set: &Set) -> Vec<Value> {
+    fn parts(&self, set: &Set, marks: &Marks<'_>) -> Vec<Value> {
         let longest = set.pods.len().max(set.ingress.len()).max(set.egress.len());
         let count = longest.div_ceil(CHUNK).max(1);
         let specs: Vec<Value> = (0..count).map(|part| self.spec(set, part)).collect();
@@ -160,7 +221,7 @@ impl PolicyFile {
             .enumerate()
             .map(|(part, spec)| {
                 let mut annotations = Map::new();
-                annotations.insert(MANAGED_BY.into(), MANAGED_BY_VALUE.into());
+                annotations.insert(MANAGED_BY.into(), marks.managed_by.into());
                 annotations.insert(PARTS.into(), count.to_string().into());
                 annotations.insert(GENERATION.into(), generation.as_str().into());
                 if let Some(group) = &set.group {
@@ -171,6 +232,14 @@ impl PolicyFile {
                 }
                 if !self.wider.is_empty() {
                     annotations.insert(SERVICE_WIDER.into(), self.wider.join(",").into());
+                }
+                if !self.host_network.is_empty() {
+                    let pods = self.host_network.join(",");
+                    annotations.insert(HOST_NETWORK_PEER.into(), pods.into());
+                }
+                if marks.policy_generation {
+                    let of = format!("{}/{}", self.uid, self.generation);
+                    annotations.insert(POLICY_GENERATION.into(), of.into());
                 }
                 let mut metadata = Map::new();
                 metadata.insert("name".into(), format!("{stem}-{}", part + 1).into());
@@ -229,8 +298,7 @@ impl PolicyFile {
         let pods = chunk(&set.pods, part).iter();
         spec.insert(
             "podSelectorEndpoints".into(),
-            pods.map(|(namespace, name)| json!({ "namespace": namespace, "name": name }))
-                .collect(),
+            pods.map(Member::to_json).collect(),
         );
         for (key, list) in [("ingress", &set.ingress), ("egress", &set.egress)] {
             let rules = chunk(list, part).iter();

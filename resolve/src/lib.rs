@@ -18,14 +18,21 @@ mod allow;
 mod cluster;
 mod expand;
 mod file;
+mod finding;
 pub mod manifest;
 mod model;
 mod pods;
 mod services;
 mod watch;
 
-pub use cluster::{Changes, Cluster, Options, PolicyChange, Workload, WorkloadChange};
-pub use file::{MANAGED_BY, MANAGED_BY_VALUE, PolicyFile, Warning, file_name, is_managed};
+pub use cluster::{
+    Changes, Cluster, HostNetworkPeers, Options, PolicyChange, Workload, WorkloadChange,
+};
+pub use file::{
+    MANAGED_BY, MANAGED_BY_VALUE, Marks, POLICY_GENERATION, PolicyFile, file_name, is_managed,
+};
+pub use finding::{Finding, FindingKind};
 pub use model::{
-    EndpointSlice, Namespace, Node, Object, ObjectKey, ObjectKind, Pod, PolicyObject, Service,
+    EndpointSlice, Endpoints, Namespace, Node, Object, ObjectKey, ObjectKind, Pod, PolicyObject,
+    Service,
 };

@@ -33,11 +33,13 @@ pub enum ObjectKind {
     Service,
     /// `discovery.k8s.io` EndpointSlice.
     EndpointSlice,
+    /// Endpoints; what counts where a Service has no EndpointSlice.
+    Endpoints,
 }
 
 impl ObjectKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NetworkPolicy,
         Self::ApplicationNetworkPolicy,
         Self::ClusterNetworkPolicy,
@@ -49,6 +51,7 @@ impl ObjectKind {
         Self::Node,
         Self::Service,
         Self::EndpointSlice,
+        Self::Endpoints,
     ];
 
     /// Its name. Amazon's ClusterNetworkPolicy bears its group, because the other one can have the same name.
@@ -65,6 +68,7 @@ impl ObjectKind {
             Self::Node => "Node",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Endpoints => "Endpoints",
         }
     }
 
@@ -86,7 +90,7 @@ impl ObjectKind {
             Self::ClusterNetworkPolicy
             | Self::AdminNetworkPolicy
             | Self::BaselineAdminNetworkPolicy => "policy.networking.k8s.io",
-            Self::Pod | Self::Namespace | Self::Node | Self::Service => "",
+            Self::Pod | Self::Namespace | Self::Node | Self::Service | Self::Endpoints => "",
             Self::EndpointSlice => "discovery.k8s.io",
         }
     }
@@ -126,6 +130,7 @@ impl ObjectKind {
                 | Self::Pod
                 | Self::Service
                 | Self::EndpointSlice
+                | Self::Endpoints
         )
     }
 }
@@ -167,6 +172,8 @@ pub enum Object {
     Service(Box<Service>),
     /// Endpoints of a Service.
     EndpointSlice(Box<EndpointSlice>),
+    /// Endpoints of a Service, in the older form.
+    Endpoints(Box<Endpoints>),
     /// Something that has no part in policy.
     Ignored {
         /// Its apiVersion.
@@ -195,6 +202,7 @@ impl Object {
             Self::Node(o) => key(ObjectKind::Node, "", &o.name),
             Self::Service(o) => key(ObjectKind::Service, &o.namespace, &o.name),
             Self::EndpointSlice(o) => key(ObjectKind::EndpointSlice, &o.namespace, &o.name),
+            Self::Endpoints(o) => key(ObjectKind::Endpoints, &o.namespace, &o.name),
             Self::Ignored { .. } => None,
         }
     }
@@ -204,6 +212,9 @@ impl Object {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyObject {
     pub(super) key: ObjectKey,
+    pub(super) uid: String,
+    /// `metadata.generation`; 0 where there is none.
+    pub(super) generation: i64,
     pub(super) subject: PodSet,
     /// Directions that it isolates; a direction that a NetworkPolicy does not isolate has no rules here.
     pub(super) isolates: Directions<bool>,
@@ -217,6 +228,23 @@ impl PolicyObject {
     /// Which policy.
     pub fn key(&self) -> &ObjectKey {
         &self.key
+    }
+
+    /// Its rules, of both directions.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.ingress.iter().chain(&self.egress)
+    }
+
+    /// The sets of pods that it names, as subject or as peers.
+    pub(super) fn pod_sets(&self) -> impl Iterator<Item = &PodSet> {
+        let peers = self
+            .rules()
+            .flat_map(|rule| rule.peers.iter().flatten())
+            .filter_map(|peer| match peer {
+                Peer::Pods(set) => Some(set),
+                _ => None,
+            });
+        std::iter::once(&self.subject).chain(peers)
     }
 
     /// Whether rules hold in list order, rather than as a union.
@@ -286,6 +314,10 @@ pub struct Pod {
     pub(super) uid: String,
     pub(super) labels: Labels,
     pub(super) node: String,
+    /// Its node's address.
+    pub(super) host_address: Option<IpAddr>,
+    /// The first of its addresses in its status.
+    pub(super) primary_address: Option<IpAddr>,
     pub(super) host_network: bool,
     /// Succeeded or Failed: its addresses are its own no longer.
     pub(super) finished: bool,
@@ -304,9 +336,9 @@ impl Pod {
         !self.host_network
     }
 
-    /// Whether selectors can make it a peer.
+    /// Whether it has addresses by which it can be a peer. Those of a pod of the host's network are its node's.
     pub(super) fn is_peer(&self) -> bool {
-        !self.host_network && !self.finished && !self.addresses.is_empty()
+        !self.finished && !self.addresses.is_empty()
     }
 }
 
@@ -343,7 +375,7 @@ pub struct Service {
     pub(super) name: String,
     /// Empty = none: its backends are in EndpointSlices.
     pub(super) selector: Labels,
-    /// Cluster addresses, sorted; none where it is headless.
+    /// Cluster addresses, external ones and those of load balancers, sorted; none where it is headless.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) ports: Vec<ServicePort>,
     pub(super) publish_not_ready: bool,
@@ -372,9 +404,20 @@ pub struct EndpointSlice {
     pub(super) name: String,
     /// The Service; empty = none.
     pub(super) service: String,
+    /// Written by the controller that follows the Service's selector.
+    pub(super) of_selector: bool,
     pub(super) ports: Vec<SlicePort>,
     /// Addresses, and whether they take new connections.
     pub(super) endpoints: Vec<(IpAddr, bool)>,
+}
+
+/// Endpoints, by subset: each has ports of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    pub(super) namespace: String,
+    /// The Service's name, too.
+    pub(super) name: String,
+    pub(super) subsets: Vec<EndpointSlice>,
 }
 
 /// A port of an EndpointSlice.

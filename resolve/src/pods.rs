@@ -21,6 +21,34 @@ pub(super) type PodId = u32;
 /// A label.
 type Pair = (String, String);
 
+/// What is known of a namespace's labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NamespaceLabels {
+    pub(super) labels: Labels,
+    /// They are all there are: the namespace has an object.
+    pub(super) known: bool,
+}
+
+impl NamespaceLabels {
+    /// Whether they are certain to match: labels that are not known match nothing that asks for their absence.
+    pub(super) fn matches(&self, selector: &Selector) -> bool {
+        self.may_match(selector)
+            && (self.known
+                || selector.requirements.iter().all(|requirement| {
+                    requirement.key == NAMESPACE_NAME
+                        || !matches!(
+                            requirement.operator,
+                            Operator::NotIn(_) | Operator::DoesNotExist
+                        )
+                }))
+    }
+
+    /// Whether they match if there are no others.
+    pub(super) fn may_match(&self, selector: &Selector) -> bool {
+        selector.matches(Some(&self.labels))
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Pods {
     slots: Vec<Option<Arc<Pod>>>,
@@ -34,6 +62,8 @@ pub(super) struct Pods {
     /// Pods that can be peers, by address.
     addresses: BTreeMap<IpAddr, BTreeSet<PodId>>,
     namespaces: BTreeMap<Arc<str>, Namespace>,
+    /// Namespaces that have pods and no object.
+    unknown: BTreeSet<Arc<str>>,
     /// Namespaces that have an object, by label.
     namespaces_labelled: HashMap<Pair, BTreeSet<Arc<str>>>,
 }
@@ -64,6 +94,7 @@ impl Pods {
                     names.remove(name);
                     if names.is_empty() {
                         self.names.remove(namespace);
+                        self.unknown.remove(namespace);
                     }
                 }
             }
@@ -79,6 +110,9 @@ impl Pods {
                     .entry(Arc::clone(&folder))
                     .or_default()
                     .insert(name.to_owned(), id);
+                if !self.namespaces.contains_key(namespace) {
+                    self.unknown.insert(Arc::clone(&folder));
+                }
             }
             self.index(id, &folder, &pod);
             self.slots[id as usize] = Some(Arc::new(pod));
@@ -143,12 +177,12 @@ impl Pods {
     }
 
     /// Puts a namespace in, or takes one out; gives back its labels before and after. A namespace without an object is
-    /// there too, as soon as it is named: with the label that every namespace has.
+    /// there too, as soon as it is named: with the label that every namespace has, and others that are not known.
     pub(super) fn set_namespace(
         &mut self,
         name: &str,
         namespace: Option<Namespace>,
-    ) -> (Labels, Labels) {
+    ) -> (NamespaceLabels, NamespaceLabels) {
         let before = self.namespace_labels(name);
         if let Some(old) = self.namespaces.remove(name) {
             for pair in old.labels {
@@ -168,7 +202,10 @@ impl Pods {
                     .or_default()
                     .insert(Arc::clone(&key));
             }
+            self.unknown.remove(&key);
             self.namespaces.insert(key, namespace);
+        } else if let Some((key, _)) = self.names.get_key_value(name) {
+            self.unknown.insert(Arc::clone(key));
         }
         (before, self.namespace_labels(name))
     }
@@ -177,27 +214,50 @@ impl Pods {
         self.namespaces.get(name)
     }
 
-    pub(super) fn namespace_labels(&self, name: &str) -> Labels {
-        self.namespaces.get(name).map_or_else(
-            || Labels::from([(NAMESPACE_NAME.to_owned(), name.to_owned())]),
-            |namespace| namespace.labels.clone(),
-        )
+    pub(super) fn namespace_labels(&self, name: &str) -> NamespaceLabels {
+        match self.namespaces.get(name) {
+            Some(namespace) => NamespaceLabels {
+                labels: namespace.labels.clone(),
+                known: true,
+            },
+            None => NamespaceLabels {
+                labels: Labels::from([(NAMESPACE_NAME.to_owned(), name.to_owned())]),
+                known: false,
+            },
+        }
     }
 
     fn namespace_matches(&self, name: &str, selector: &Selector) -> bool {
         match self.namespaces.get(name) {
             Some(namespace) => selector.matches(Some(&namespace.labels)),
-            None => selector.matches(Some(&self.namespace_labels(name))),
+            None => self.namespace_labels(name).matches(selector),
         }
     }
 
-    /// Whether the pod is in the set, hostNetwork and phase aside.
-    pub(super) fn is_in(&self, pod: &Pod, namespace: &Labels, set: &PodSet) -> bool {
-        let here = match &set.namespaces {
-            Namespaces::One(name) => *name == pod.namespace,
-            Namespaces::Select(selector) => selector.matches(Some(namespace)),
+    /// Namespaces that have pods and no object, and are not in the set only because their labels are not known.
+    pub(super) fn left_out(&self, set: &PodSet) -> Vec<&str> {
+        let Namespaces::Select(selector) = &set.namespaces else {
+            return Vec::new();
         };
-        here && set.pods.matches(Some(&pod.labels))
+        let unknown = self.unknown.iter().map(AsRef::as_ref);
+        unknown
+            .filter(|name| {
+                let labels = self.namespace_labels(name);
+                labels.may_match(selector) && !labels.matches(selector)
+            })
+            .collect()
+    }
+
+    /// Whether the pod is in the set, hostNetwork and phase aside, or could be if its namespace's labels were known.
+    pub(super) fn may_be_in(&self, pod: &Pod, namespace: &NamespaceLabels, set: &PodSet) -> bool {
+        match &set.namespaces {
+            Namespaces::One(name) => *name == pod.namespace && set.pods.matches(Some(&pod.labels)),
+            // What is left out is told, whatever the pod's labels.
+            Namespaces::Select(selector) => {
+                namespace.may_match(selector)
+                    && (!namespace.known || set.pods.matches(Some(&pod.labels)))
+            }
+        }
     }
 
     /// The pods of a set, hostNetwork and phase aside, in the order of their names.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    model::{EndpointSlice, Namespaces, Pod, PodSet, Service, Target},
+    model::{EndpointSlice, Endpoints, Namespaces, Pod, PodSet, Service, Target},
     pods::Pods,
 };
 use policy::{
@@ -52,6 +52,8 @@ pub(super) struct Services {
     services: BTreeMap<ServiceKey, Service>,
     /// Slices by Service, then by their own name.
     slices: BTreeMap<ServiceKey, BTreeMap<String, EndpointSlice>>,
+    /// Endpoints, by Service.
+    endpoints: BTreeMap<ServiceKey, Endpoints>,
     /// The Service that a slice (namespace, name) is of.
     slice_of: BTreeMap<(String, String), String>,
     /// As of the last refresh; Services without cluster addresses lead nowhere that a policy must name.
@@ -128,6 +130,32 @@ impl Services {
         true
     }
 
+    /// Puts Endpoints in, or takes them out; whether anything changed.
+    pub(super) fn set_endpoints(&mut self, key: ServiceKey, endpoints: Option<Endpoints>) -> bool {
+        if self.endpoints.get(&key) == endpoints.as_ref() {
+            return false;
+        }
+        match endpoints {
+            Some(endpoints) => self.endpoints.insert(key.clone(), endpoints),
+            None => self.endpoints.remove(&key),
+        };
+        self.dirty.insert(key);
+        true
+    }
+
+    /// The endpoints of a Service that follow from no selector: those of slices, or where there is none, of Endpoints.
+    fn manual(&self, key: &ServiceKey, has_selector: bool) -> Vec<&EndpointSlice> {
+        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        let slices: Vec<_> = slices
+            .filter(|s| !(has_selector && s.of_selector))
+            .collect();
+        if !slices.is_empty() || has_selector {
+            return slices;
+        }
+        let endpoints = self.endpoints.get(key).into_iter();
+        endpoints.flat_map(|of| &of.subsets).collect()
+    }
+
     /// A pod came, went or changed: the Services that select it.
     pub(super) fn pod_changed(&mut self, pod: &Pod) {
         for (key, value) in &pod.labels {
@@ -190,22 +218,21 @@ impl Services {
         let mut put = |place: usize, address, port, ready: bool| {
             *backends[place].entry((address, port)).or_default() |= ready;
         };
-        if service.selector.is_empty() {
-            for slice in self.slices.get(key).into_iter().flat_map(BTreeMap::values) {
-                for (place, port) in service.ports.iter().enumerate() {
-                    // Slices tell ports by the name of the Service's port.
-                    let targets = slice
-                        .ports
-                        .iter()
-                        .filter(|p| p.name == port.name && p.protocol == port.protocol);
-                    for target in targets {
-                        for (address, ready) in &slice.endpoints {
-                            put(place, *address, target.port, *ready);
-                        }
+        for slice in self.manual(key, !service.selector.is_empty()) {
+            for (place, port) in service.ports.iter().enumerate() {
+                // Slices tell ports by the name of the Service's port.
+                let targets = slice
+                    .ports
+                    .iter()
+                    .filter(|p| p.name == port.name && p.protocol == port.protocol);
+                for target in targets {
+                    for (address, ready) in &slice.endpoints {
+                        put(place, *address, target.port, *ready);
                     }
                 }
             }
-        } else {
+        }
+        if !service.selector.is_empty() {
             let set = PodSet {
                 namespaces: Namespaces::One(key.0.clone()),
                 pods: equality(&service.selector),

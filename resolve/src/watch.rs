@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     model::{Namespaces, Peer, Pod, PodSet, PolicyObject, PortMatch, Rule},
-    pods::{Pods, pivot},
+    pods::{NamespaceLabels, Pods, pivot},
 };
 use policy::{
     documents::{Labels, Protocol},
@@ -112,7 +112,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn add(&mut self, id: PolicyId, policy: &PolicyObject) {
-        for set in sets(policy) {
+        for set in policy.pod_sets() {
             for handle in Handle::of_set(set) {
                 self.sets.put(handle, id, set.clone());
             }
@@ -139,7 +139,7 @@ impl Watch {
     }
 
     pub(super) fn remove(&mut self, id: PolicyId, policy: &PolicyObject) {
-        for set in sets(policy) {
+        for set in policy.pod_sets() {
             for handle in Handle::of_set(set) {
                 self.sets.remove(&handle, id);
             }
@@ -169,7 +169,7 @@ impl Watch {
     pub(super) fn of_pod(
         &self,
         pod: &Pod,
-        namespace: &Labels,
+        namespace: &NamespaceLabels,
         pods: &Pods,
         touched: &mut BTreeSet<PolicyId>,
     ) {
@@ -178,12 +178,12 @@ impl Watch {
             let label = |of| Handle::Label(of, key.clone(), value.clone());
             handles.extend([label(Some(pod.namespace.clone())), label(None)]);
         }
-        for (key, value) in namespace {
+        for (key, value) in &namespace.labels {
             handles.push(Handle::NamespaceLabel(key.clone(), value.clone()));
         }
         for handle in handles {
             for (id, set) in self.sets.under(&handle) {
-                if !touched.contains(&id) && pods.is_in(pod, namespace, set) {
+                if !touched.contains(&id) && pods.may_be_in(pod, namespace, set) {
                     touched.insert(id);
                 }
             }
@@ -196,17 +196,20 @@ impl Watch {
     /// Policies for which a namespace comes or goes when its labels change so.
     pub(super) fn of_namespace(
         &self,
-        before: &Labels,
-        after: &Labels,
+        before: &NamespaceLabels,
+        after: &NamespaceLabels,
         touched: &mut BTreeSet<PolicyId>,
     ) {
         let mut handles = vec![Handle::Any];
-        for (key, value) in before.iter().chain(after) {
+        for (key, value) in before.labels.iter().chain(&after.labels) {
             handles.push(Handle::NamespaceLabel(key.clone(), value.clone()));
         }
         for handle in handles {
             for (id, selector) in self.namespaces.under(&handle) {
-                if selector.matches(Some(before)) != selector.matches(Some(after)) {
+                let answers = |labels: &NamespaceLabels| {
+                    (labels.matches(selector), labels.may_match(selector))
+                };
+                if answers(before) != answers(after) {
                     touched.insert(id);
                 }
             }
@@ -249,22 +252,9 @@ impl Watch {
     }
 }
 
-fn rules(policy: &PolicyObject) -> impl Iterator<Item = &Rule> {
-    policy.ingress.iter().chain(&policy.egress)
-}
-
-fn sets(policy: &PolicyObject) -> impl Iterator<Item = &PodSet> {
-    let peers = rules(policy)
-        .flat_map(|rule| rule.peers.iter().flatten())
-        .filter_map(|peer| match peer {
-            Peer::Pods(set) => Some(set),
-            _ => None,
-        });
-    std::iter::once(&policy.subject).chain(peers)
-}
-
 fn nodes(policy: &PolicyObject) -> impl Iterator<Item = &Selector> {
-    rules(policy)
+    policy
+        .rules()
         .flat_map(|rule| rule.peers.iter().flatten())
         .filter_map(|peer| match peer {
             Peer::Nodes(selector) => Some(selector),

@@ -69,6 +69,7 @@ fn measure(namespaces: u32) -> Duration {
     let mut cluster = Cluster::new(Options {
         strict_services: false,
         node: Some("n1".to_owned()),
+        ..Options::default()
     });
     for object in objects {
         cluster.apply(object);

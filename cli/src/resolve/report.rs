@@ -72,7 +72,7 @@ impl Told {
         for file in files {
             let key = file.key();
             let place = places.get(key).map_or("input", String::as_str);
-            for warning in file.warnings() {
+            for warning in file.findings() {
                 lines.push(format!("warning: {place} ({key}): {warning}"));
             }
             for service in file.service_wider() {

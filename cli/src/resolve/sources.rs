@@ -17,6 +17,7 @@ const MAX_DEPTH: usize = 16;
 /// Where manifests come from. What was read stays, so that a look again costs one stat(2) a file.
 pub(super) struct Sources {
     named: Vec<PathBuf>,
+    namespace: String,
     stdin: Option<Vec<u8>>,
     cache: BTreeMap<PathBuf, (Stamp, Parsed)>,
 }
@@ -62,7 +63,12 @@ pub(super) struct Input {
 
 impl Sources {
     /// Looks at the names given; `-` is read here, once.
-    pub(super) fn new(names: &[PathBuf]) -> Result<Self, Error> {
+    pub(super) fn new(names: &[PathBuf], namespace: &str) -> Result<Self, Error> {
+        if !manifest::is_namespace(namespace) {
+            return Err(Error::Asked(format!(
+                "--namespace {namespace:?}: expected a name of lower case letters, digits and `-`"
+            )));
+        }
         let mut stdin = None;
         if names.iter().any(|name| is_stdin(name)) {
             let mut bytes = Vec::new();
@@ -73,6 +79,7 @@ impl Sources {
         }
         Ok(Self {
             named: names.to_vec(),
+            namespace: namespace.to_owned(),
             stdin,
             cache: BTreeMap::new(),
         })
@@ -89,7 +96,8 @@ impl Sources {
         let mut before = std::mem::take(&mut self.cache);
         for name in &self.named {
             if is_stdin(name) {
-                let items = manifest::read(self.stdin.as_deref().unwrap_or_default());
+                let items =
+                    manifest::read_in(self.stdin.as_deref().unwrap_or_default(), &self.namespace);
                 input.files.push(File {
                     name: "standard input".into(),
                     items: items.into(),
@@ -105,7 +113,7 @@ impl Sources {
                 if self.cache.contains_key(&path) {
                     continue;
                 }
-                match load(&path, before.remove(&path)) {
+                match load(&path, &self.namespace, before.remove(&path)) {
                     Ok((stamp, items)) => {
                         input.files.push(File {
                             name: path.display().to_string(),
@@ -127,11 +135,15 @@ fn is_stdin(name: &Path) -> bool {
     name == Path::new("-")
 }
 
-fn load(path: &Path, before: Option<(Stamp, Parsed)>) -> std::io::Result<(Stamp, Parsed)> {
+fn load(
+    path: &Path,
+    namespace: &str,
+    before: Option<(Stamp, Parsed)>,
+) -> std::io::Result<(Stamp, Parsed)> {
     let stamp = Stamp::of(&fs::metadata(path)?);
     match before {
         Some((then, items)) if then == stamp => Ok((stamp, items)),
-        _ => Ok((stamp, manifest::read(&fs::read(path)?).into())),
+        _ => Ok((stamp, manifest::read_in(&fs::read(path)?, namespace).into())),
     }
 }
 

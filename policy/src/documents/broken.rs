@@ -59,6 +59,7 @@ pub(super) fn isolating(node: Node<'_>, kind: Kind, identity: &Identity) -> Opti
         egress: Vec::new(),
         unsupported: Vec::new(),
         service_wider: None,
+        host_network_peer: None,
     })
 }
 

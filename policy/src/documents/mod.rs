@@ -39,6 +39,9 @@ pub const ORDERED: &str = "podgate.dev/ordered";
 /// Annotation: Services whose address is allowed although not every backend is, `namespace/name` with commas between.
 pub const SERVICE_WIDER: &str = "podgate.dev/service-wider";
 
+/// Annotation: pods of the host's network that are peers, `namespace/name` with commas between: their whole node is meant.
+pub const HOST_NETWORK_PEER: &str = "podgate.dev/host-network-peer";
+
 /// Kind of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -264,6 +267,8 @@ pub struct Document {
     pub unsupported: Vec<String>,
     /// Services whose address is allowed although not every backend is, as [`SERVICE_WIDER`] names them.
     pub service_wider: Option<String>,
+    /// Peers of the host's network, as [`HOST_NETWORK_PEER`] names them.
+    pub host_network_peer: Option<String>,
 }
 
 impl Document {
@@ -293,6 +298,8 @@ pub enum Condition {
     Unsupported,
     /// In force; a Service's address is allowed although not every backend is.
     ServiceWider,
+    /// In force; a peer is a pod of the host's network, so its whole node is allowed.
+    HostNetworkPeer,
 }
 
 impl Condition {
@@ -305,6 +312,7 @@ impl Condition {
             Self::Duplicate => "Duplicate",
             Self::Unsupported => "Unsupported",
             Self::ServiceWider => "ServiceWider",
+            Self::HostNetworkPeer => "HostNetworkPeer",
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::{collections::HashSet, str::FromStr, sync::Arc};
 
 use super::{
-    API_VERSION, Action, Directions, Document, GENERATION, GROUP, Identity, Kind, ORDERED, PARTS,
-    Part, PodName, PolicyRef, PortEntry, Ports, Protocol, Rule, SERVICE_WIDER, Tier,
+    API_VERSION, Action, Directions, Document, GENERATION, GROUP, HOST_NETWORK_PEER, Identity,
+    Kind, ORDERED, PARTS, Part, PodName, PolicyRef, PortEntry, Ports, Protocol, Rule,
+    SERVICE_WIDER, Tier,
     cursor::{Cursor, Result},
     fault::Fault,
 };
@@ -62,6 +63,7 @@ pub(super) struct Marks {
     pub(super) part: Option<Part>,
     pub(super) ordered: bool,
     pub(super) service_wider: Option<String>,
+    pub(super) host_network_peer: Option<String>,
 }
 
 pub(super) fn marks(root: &Cursor<'_, '_>) -> Result<Marks> {
@@ -80,10 +82,9 @@ pub(super) fn marks(root: &Cursor<'_, '_>) -> Result<Marks> {
             other => return Err(mark.unknown(other, "\"true\" or \"false\"")),
         },
     };
-    let service_wider = annotations
-        .get(SERVICE_WIDER)?
-        .map(|c| c.scalar())
-        .transpose()?;
+    let text = |key| annotations.get(key)?.map(|c| c.scalar()).transpose();
+    let service_wider = text(SERVICE_WIDER)?;
+    let host_network_peer = text(HOST_NETWORK_PEER)?;
     let part = match annotations.get(PARTS)? {
         None => None,
         Some(parts) => {
@@ -107,6 +108,7 @@ pub(super) fn marks(root: &Cursor<'_, '_>) -> Result<Marks> {
         part,
         ordered,
         service_wider,
+        host_network_peer,
     })
 }
 
@@ -485,5 +487,6 @@ pub(super) fn document(root: &Cursor<'_, '_>, kind: Kind) -> Result<Document> {
         egress: egress.rules,
         unsupported: [ingress.unsupported, egress.unsupported].concat(),
         service_wider: marks.service_wider,
+        host_network_peer: marks.host_network_peer,
     })
 }

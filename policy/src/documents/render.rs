@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    API_VERSION, Document, GENERATION, GROUP, Kind, ORDERED, PARTS, PortEntry, Rule, SERVICE_WIDER,
-    Tier,
+    API_VERSION, Document, GENERATION, GROUP, HOST_NETWORK_PEER, Kind, ORDERED, PARTS, PortEntry,
+    Rule, SERVICE_WIDER, Tier,
 };
 use crate::select::{Operator, Selector};
 
@@ -70,6 +70,9 @@ impl Document {
         }
         if let Some(services) = &self.service_wider {
             out.insert(SERVICE_WIDER.into(), services.as_str().into());
+        }
+        if let Some(pods) = &self.host_network_peer {
+            out.insert(HOST_NETWORK_PEER.into(), pods.as_str().into());
         }
         out.into()
     }

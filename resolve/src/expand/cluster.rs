@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Expansion, View, lines, names,
+    Expansion, View, lines,
     network::{domain_lines, grouped, own_ports},
     peers,
 };
@@ -24,8 +24,8 @@ impl View<'_> {
         let mut sources = Vec::new();
         for (number, rule) in policy.ingress.iter().enumerate() {
             let field = format!("spec.ingress[{number}]");
-            self.warn_about_names(rule, &field, subjects, out);
-            sources.push(self.blocks(rule, &(field + ".from"), out));
+            self.find_names(rule, &field, subjects, out);
+            sources.push(self.blocks(policy.key.kind, rule, &(field + ".from"), out));
         }
         let egress = self.ordered_egress(policy, out);
 
@@ -55,7 +55,7 @@ impl View<'_> {
             }
             let set = Set {
                 group: None,
-                pods: names(pods),
+                pods: self.names(pods),
                 selector: None,
                 isolates: Directions::default(),
                 ingress,
@@ -72,7 +72,12 @@ impl View<'_> {
             .iter()
             .enumerate()
             .map(|(number, rule)| {
-                let entries = self.towards(rule, &format!("spec.egress[{number}]"), out);
+                let entries = self.towards(
+                    policy.key.kind,
+                    rule,
+                    &format!("spec.egress[{number}]"),
+                    out,
+                );
                 (rule.action, entries)
             })
             .collect();

@@ -12,8 +12,10 @@ use std::{
 
 use super::{
     allow::{Block, Entries, PortSet},
-    file::{Line, Set, Warning, What},
-    model::{Node, Pod, PolicyObject},
+    cluster::HostNetworkPeers,
+    file::{Line, Member, Set, What},
+    finding::{Finding, FindingKind},
+    model::{Node, Peer, Pod, PolicyObject},
     pods::Pods,
     services::{ServiceKey, Services},
 };
@@ -26,27 +28,34 @@ pub(super) struct View<'a> {
     pub(super) nodes: &'a BTreeMap<String, Node>,
     /// A Service's address only where every backend is allowed.
     pub(super) strict_services: bool,
+    /// What pods of the host's network are as peers.
+    pub(super) host_network_peers: HostNetworkPeers,
+    /// Documents name the addresses of their pods.
+    pub(super) endpoint_addresses: bool,
 }
 
 /// What a policy comes to.
 #[derive(Debug, Default)]
 pub(super) struct Expansion {
     pub(super) sets: Vec<Set>,
-    pub(super) warnings: Vec<Warning>,
+    pub(super) findings: Vec<Finding>,
     /// Services whose address is allowed although not every backend is.
     pub(super) wider: BTreeSet<String>,
+    /// Peers of the host's network.
+    pub(super) host_network: BTreeSet<String>,
     /// Services that were looked at: when one leads elsewhere, this comes out differently.
     pub(super) consulted: BTreeSet<ServiceKey>,
 }
 
 impl Expansion {
-    fn warn(&mut self, field: String, text: impl Into<String>) {
-        let warning = Warning {
+    fn find(&mut self, kind: FindingKind, field: String, text: impl Into<String>) {
+        let finding = Finding {
             field,
+            kind,
             text: text.into(),
         };
-        if !self.warnings.contains(&warning) {
-            self.warnings.push(warning);
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
         }
     }
 }
@@ -71,20 +80,31 @@ impl View<'_> {
                 true => "spec.subject",
                 false => "spec.podSelector",
             };
-            out.warn(field.to_owned(), "selects no pod");
+            out.find(
+                FindingKind::SelectsNothing,
+                field.to_owned(),
+                "selects no pod",
+            );
         }
-        self.warn_about_families(policy, &subjects, &mut out);
-        out.warnings.sort_unstable();
+        for (number, rule) in policy.egress.iter().enumerate() {
+            for (place, peer) in rule.peers.iter().flatten().enumerate() {
+                if matches!(peer, Peer::Domains(_)) {
+                    out.find(
+                        FindingKind::UnsupportedField,
+                        format!("spec.egress[{number}].to[{place}].domainNames"),
+                        "is not enforced: it lets nothing pass",
+                    );
+                }
+            }
+        }
+        self.find_families(policy, &subjects, &mut out);
+        self.find_unknown_namespaces(policy, &mut out);
+        out.findings.sort_unstable();
         out
     }
 
     /// Blocks of a family that no subject has an address of.
-    fn warn_about_families(
-        &self,
-        policy: &PolicyObject,
-        subjects: &[&Arc<Pod>],
-        out: &mut Expansion,
-    ) {
+    fn find_families(&self, policy: &PolicyObject, subjects: &[&Arc<Pod>], out: &mut Expansion) {
         let families: BTreeSet<Family> = subjects
             .iter()
             .flat_map(|pod| &pod.addresses)
@@ -95,7 +115,8 @@ impl View<'_> {
         }
         for (field, block) in peers::blocks(policy) {
             if !families.contains(&block.family()) {
-                out.warn(
+                out.find(
+                    FindingKind::NoEffect,
                     field,
                     format!(
                         "{block} has no effect: no selected pod has an {} address",
@@ -118,12 +139,32 @@ fn lines(entries: Entries, action: Action) -> impl Iterator<Item = Line> {
         })
 }
 
-/// Pods as documents name them.
-fn names<'a>(pods: impl IntoIterator<Item = &'a Arc<Pod>>) -> Vec<(String, String)> {
-    let mut names: Vec<_> = pods
-        .into_iter()
-        .map(|pod| (pod.namespace.clone(), pod.name.clone()))
-        .collect();
-    names.sort_unstable();
-    names
+impl View<'_> {
+    /// Pods as documents name them.
+    fn names<'p>(&self, pods: impl IntoIterator<Item = &'p Arc<Pod>>) -> Vec<Member> {
+        let mut names: Vec<_> = pods
+            .into_iter()
+            .map(|pod| Member {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                addresses: self
+                    .endpoint_addresses
+                    .then_some((pod.host_address, pod.primary_address)),
+            })
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Namespaces without an object, where a negative selector would match them if they had no labels.
+    fn find_unknown_namespaces(&self, policy: &PolicyObject, out: &mut Expansion) {
+        for set in policy.pod_sets() {
+            for name in self.pods.left_out(set) {
+                let text = format!(
+                    "namespace {name} has no object: its labels are not known, so this policy's negative namespace selectors do not match it"
+                );
+                out.find(FindingKind::UnknownNamespace, "spec".to_owned(), text);
+            }
+        }
+    }
 }

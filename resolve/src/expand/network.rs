@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Expansion, View, lines, names, peers};
+use super::{Expansion, View, lines, peers};
 use crate::{
     allow::{Entries, PortSet},
     file::{Line, Set, What, group_name},
@@ -24,8 +24,8 @@ impl View<'_> {
         let mut sources = Vec::new();
         for (number, rule) in policy.ingress.iter().enumerate() {
             let field = format!("spec.ingress[{number}]");
-            self.warn_about_names(rule, &field, subjects, out);
-            let blocks = self.blocks(rule, &(field + ".from"), out);
+            self.find_names(rule, &field, subjects, out);
+            let blocks = self.blocks(policy.key.kind, rule, &(field + ".from"), out);
             let ports = peers::numbers(rule);
             for (block, except) in &blocks {
                 ingress.add(*block, except, &ports);
@@ -35,7 +35,12 @@ impl View<'_> {
         let mut egress = Entries::default();
         let mut domains = Vec::new();
         for (number, rule) in policy.egress.iter().enumerate() {
-            egress.add_all(self.towards(rule, &format!("spec.egress[{number}]"), out));
+            egress.add_all(self.towards(
+                policy.key.kind,
+                rule,
+                &format!("spec.egress[{number}]"),
+                out,
+            ));
             domains.extend(domain_lines(rule));
         }
         let mut own_services = Vec::new();
@@ -61,7 +66,7 @@ impl View<'_> {
         };
         let mut base = Set {
             group: None,
-            pods: names(subjects.iter().copied()),
+            pods: self.names(subjects.iter().copied()),
             selector,
             isolates: policy.isolates,
             ingress: lines(ingress, Action::Accept).collect(),
@@ -82,7 +87,7 @@ impl View<'_> {
             }
             out.sets.push(grouped(Set {
                 group: None,
-                pods: names(pods),
+                pods: self.names(pods),
                 selector: None,
                 isolates: Directions::default(),
                 ingress: lines(ingress, Action::Accept).collect(),

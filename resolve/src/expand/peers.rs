@@ -1,11 +1,12 @@
 //! Peers and ports of one rule.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{Expansion, View};
 use crate::{
     allow::{Block, Entries, PortSet},
-    model::{Peer, Pod, PolicyObject, PortMatch, Rule},
+    finding::FindingKind,
+    model::{ObjectKind, Peer, Pod, PolicyObject, PortMatch, Rule},
 };
 use policy::{
     documents::PortEntry,
@@ -66,7 +67,13 @@ pub(super) fn names_on(rule: &Rule, pod: &Pod) -> PortSet {
 
 impl View<'_> {
     /// The blocks of the peers of a rule.
-    pub(super) fn blocks(&self, rule: &Rule, field: &str, out: &mut Expansion) -> Vec<Block> {
+    pub(super) fn blocks(
+        &self,
+        kind: ObjectKind,
+        rule: &Rule,
+        field: &str,
+        out: &mut Expansion,
+    ) -> Vec<Block> {
         let Some(peers) = &rule.peers else {
             return Family::ALL
                 .map(|family| (Prefix::everything(family), Vec::new()))
@@ -77,7 +84,7 @@ impl View<'_> {
             let exact = |address: &IpAddr| (Prefix::exact(*address), Vec::new());
             match peer {
                 Peer::Pods(_) => {
-                    for pod in self.peer_pods(peer, || format!("{field}[{place}]"), out) {
+                    for pod in self.peer_pods(kind, peer, || format!("{field}[{place}]"), out) {
                         blocks.extend(pod.addresses.iter().map(exact));
                     }
                 }
@@ -96,29 +103,50 @@ impl View<'_> {
     }
 
     /// The pods that a selector makes peers.
-    fn peer_pods(&self, peer: &Peer, field: impl Fn() -> String, out: &mut Expansion) -> Vec<&Pod> {
+    fn peer_pods(
+        &self,
+        kind: ObjectKind,
+        peer: &Peer,
+        field: impl Fn() -> String,
+        out: &mut Expansion,
+    ) -> Vec<&Pod> {
         let Peer::Pods(set) = peer else {
             return Vec::new();
         };
         let selected = self.pods.select(set);
-        if !selected
-            .iter()
-            .any(|pod| !pod.host_network && !pod.finished)
-        {
-            out.warn(
+        let may_be = |pod: &&Arc<Pod>| {
+            !pod.finished && (!pod.host_network || self.host_network_peers.are_peers(kind))
+        };
+        if !selected.iter().any(may_be) {
+            out.find(
+                FindingKind::SelectsNothing,
                 field(),
                 if selected.is_empty() {
                     "selects no pod"
                 } else {
-                    "selects no pod that can be a peer: those of the host's network and finished ones cannot"
+                    "selects no pod that can be a peer: finished ones cannot, nor those of the host's network here"
                 },
             );
         }
-        selected
+        let peers: Vec<&Pod> = selected
             .into_iter()
-            .filter(|pod| pod.is_peer())
+            .filter(|pod| may_be(pod) && pod.is_peer())
             .map(AsRef::as_ref)
-            .collect()
+            .collect();
+        for pod in peers.iter().filter(|pod| pod.host_network) {
+            let name = format!("{}/{}", pod.namespace, pod.name);
+            let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
+            out.find(
+                FindingKind::HostNetworkPeer,
+                field(),
+                format!(
+                    "pod {name} is of the host's network: all of its node ({}) is meant",
+                    addresses.join(", ")
+                ),
+            );
+            out.host_network.insert(name);
+        }
+        peers
     }
 
     fn node_addresses(
@@ -136,7 +164,7 @@ impl View<'_> {
             .filter(|node| selector.matches(Some(&node.labels)))
             .collect();
         if selected.is_empty() {
-            out.warn(field(), "selects no node");
+            out.find(FindingKind::SelectsNothing, field(), "selects no node");
         }
         selected
             .into_iter()
@@ -145,7 +173,13 @@ impl View<'_> {
     }
 
     /// Where an egress rule leads: every peer with its own numbers for named ports.
-    pub(super) fn towards(&self, rule: &Rule, field: &str, out: &mut Expansion) -> Entries {
+    pub(super) fn towards(
+        &self,
+        kind: ObjectKind,
+        rule: &Rule,
+        field: &str,
+        out: &mut Expansion,
+    ) -> Entries {
         let mut entries = Entries::default();
         let numbers = numbers(rule);
         let mut found: Vec<&str> = Vec::new();
@@ -170,7 +204,9 @@ impl View<'_> {
             let within =
                 |address| cidr.holds(address) && !except.iter().any(|hole| hole.holds(address));
             for (_, _, name) in named(rule) {
-                for pod in self.pods.with_port(name) {
+                let may_be =
+                    |pod: &&&Arc<Pod>| !pod.host_network || self.host_network_peers.are_peers(kind);
+                for pod in self.pods.with_port(name).iter().filter(may_be) {
                     take(pod, entries, &PortSet::NOTHING, &within);
                 }
             }
@@ -207,7 +243,7 @@ impl View<'_> {
                     }
                 }
                 for (place, peer) in peers.iter().enumerate() {
-                    for pod in self.peer_pods(peer, || format!("{field}.to[{place}]"), out) {
+                    for pod in self.peer_pods(kind, peer, || format!("{field}.to[{place}]"), out) {
                         take(pod, &mut entries, &numbers, &|_| true);
                     }
                 }
@@ -215,7 +251,8 @@ impl View<'_> {
         }
         for (place, _, name) in named(rule) {
             if !found.contains(&name) {
-                out.warn(
+                out.find(
+                    FindingKind::NamedPortNotFound,
                     format!("{field}.ports[{place}]"),
                     format!("no peer has a port named {name:?}"),
                 );
@@ -225,11 +262,11 @@ impl View<'_> {
     }
 
     /// Names of ports that no subject has.
-    pub(super) fn warn_about_names(
+    pub(super) fn find_names(
         &self,
         rule: &Rule,
         field: &str,
-        subjects: &[&std::sync::Arc<Pod>],
+        subjects: &[&Arc<Pod>],
         out: &mut Expansion,
     ) {
         for (place, port, name) in named(rule) {
@@ -237,7 +274,8 @@ impl View<'_> {
                 .iter()
                 .any(|pod| named_on(port, pod).next().is_some())
             {
-                out.warn(
+                out.find(
+                    FindingKind::NamedPortNotFound,
                     format!("{field}.ports[{place}]"),
                     format!("no selected pod has a port named {name:?}"),
                 );

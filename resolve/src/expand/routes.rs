@@ -12,6 +12,7 @@ use std::{
 use super::{Expansion, View};
 use crate::{
     allow::{Entries, Lookup, PortSet},
+    finding::FindingKind,
     model::Pod,
     services::{RoutePort, ServiceKey},
 };
@@ -135,11 +136,11 @@ impl View<'_> {
                         )
                     };
                     if self.strict_services {
-                        out.warn("spec.egress".to_owned(), text("not allowed"));
+                        out.find(FindingKind::ServiceWider, "spec.egress".to_owned(), text("not allowed"));
                         continue;
                     }
                     if !only_itself(subjects, &refused) {
-                        out.warn("spec.egress".to_owned(), text("allowed all the same"));
+                        out.find(FindingKind::ServiceWider, "spec.egress".to_owned(), text("allowed all the same"));
                         out.wider.insert(name);
                     }
                 }
@@ -237,8 +238,7 @@ impl View<'_> {
                 }
                 if differ && !self.strict_services {
                     let name = format!("{}/{}", key.0, key.1);
-                    out.warn(
-                        "spec.egress".to_owned(),
+                    out.find(FindingKind::ServiceWider, "spec.egress".to_owned(),
                         format!(
                             "Service {name} port {}/{} leads to pods on which the rules do not agree: the most permissive one holds for its address",
                             way.port.port,

@@ -3,7 +3,7 @@
 
 use super::{
     Remark,
-    common::{block, number, one_of, only, only_policy, port_name, protocol, selector},
+    common::{block, number, one_of, only, only_policy, port_name, protocol, selector, version},
     network_policy::domain_names,
 };
 use crate::model::{
@@ -65,8 +65,11 @@ pub(super) fn read(
     };
     let ingress = read_rules("ingress", "from", remarks)?;
     let egress = read_rules("egress", "to", remarks)?;
+    let (uid, generation) = version(root)?;
     Ok(Object::Policy(Box::new(PolicyObject {
         key,
+        uid,
+        generation,
         subject,
         isolates: Directions::default(),
         tier,

@@ -31,7 +31,11 @@ pub(super) fn text<'n>(cursor: &Cursor<'n, '_>, key: &str) -> Result<Option<&'n 
 }
 
 /// Which object.
-pub(super) fn key(root: &Cursor<'_, '_>, kind: ObjectKind) -> Result<ObjectKey> {
+pub(super) fn key(
+    root: &Cursor<'_, '_>,
+    kind: ObjectKind,
+    default_namespace: &str,
+) -> Result<ObjectKey> {
     let Some(metadata) = root.get("metadata")? else {
         return Err(root.missing("metadata", "a mapping with a name"));
     };
@@ -47,7 +51,7 @@ pub(super) fn key(root: &Cursor<'_, '_>, kind: ObjectKind) -> Result<ObjectKey> 
     }
     let namespace = match (kind.is_namespaced(), text(&metadata, "namespace")?) {
         (false, _) => "",
-        (true, None) => "default",
+        (true, None) => default_namespace,
         (true, Some(namespace)) if is_name(namespace) => namespace,
         (true, Some(namespace)) => {
             return Err(metadata
@@ -65,7 +69,7 @@ pub(super) fn key(root: &Cursor<'_, '_>, kind: ObjectKind) -> Result<ObjectKey> 
 }
 
 /// What can be the name of an object, and with it of a file.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     name.len() <= 253
         && name.split('.').all(|part| {
             !part.is_empty()
@@ -75,6 +79,16 @@ fn is_name(name: &str) -> bool {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         })
+}
+
+/// `metadata.uid` and `metadata.generation`; absent = empty and 0.
+pub(super) fn version(root: &Cursor<'_, '_>) -> Result<(String, i64)> {
+    let Some(metadata) = root.get("metadata")? else {
+        return Ok(Default::default());
+    };
+    let uid = text(&metadata, "uid")?.unwrap_or_default().to_owned();
+    let generation = metadata.get("generation")?.map(|c| c.int(0, i64::MAX));
+    Ok((uid, generation.transpose()?.unwrap_or_default()))
 }
 
 /// `metadata.labels`.

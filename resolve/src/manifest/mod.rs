@@ -15,9 +15,12 @@ use std::fmt;
 use thiserror::Error;
 
 pub(crate) use common::NAMESPACE_NAME;
-pub use read::read;
+pub use read::{is_namespace, read, read_in, read_value};
 
-use super::model::{Object, ObjectKey};
+use super::{
+    finding::{Finding, FindingKind},
+    model::{Object, ObjectKey},
+};
 use policy::documents::Fault;
 
 /// One object, and where it stood.
@@ -67,6 +70,17 @@ pub struct ManifestError {
     pub field: String,
     /// What is wrong there.
     pub fault: Fault,
+}
+
+impl ManifestError {
+    /// What to tell the user of the policy.
+    pub fn finding(&self) -> Finding {
+        Finding {
+            field: self.field.clone(),
+            kind: FindingKind::InvalidPolicy,
+            text: self.fault.to_string(),
+        }
+    }
 }
 
 fn place(document: usize, item: Option<usize>, object: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::{
     Remark,
-    common::{block, number, only, only_policy, port_name, protocol, selector},
+    common::{block, number, only, only_policy, port_name, protocol, selector, version},
 };
 use crate::model::{
     Namespaces, Object, ObjectKey, ObjectKind, Peer, PodSet, PolicyObject, PortMatch, Rule,
@@ -53,12 +53,15 @@ pub(super) fn read(
             });
         }
     }
+    let (uid, generation) = version(root)?;
     Ok(Object::Policy(Box::new(PolicyObject {
         subject: PodSet {
             namespaces: Namespaces::One(key.namespace.clone()),
             pods,
         },
         key,
+        uid,
+        generation,
         isolates,
         tier: Tier::NetworkPolicy,
         priority: 0,

@@ -7,8 +7,8 @@ use super::{
     common::{NAMESPACE_NAME, address, labels, map, number, protocol, text},
 };
 use crate::model::{
-    ContainerPort, EndpointSlice, Namespace, Node, Object, ObjectKey, ObjectKind, Pod, Service,
-    ServicePort, SlicePort, Target,
+    ContainerPort, EndpointSlice, Endpoints, Namespace, Node, Object, ObjectKey, ObjectKind, Pod,
+    Service, ServicePort, SlicePort, Target,
 };
 use policy::documents::cursor::{Cursor, Result};
 
@@ -16,6 +16,10 @@ use policy::documents::cursor::{Cursor, Result};
 const POD_IPS: &str = "vpc.amazonaws.com/pod-ips";
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The label by which an EndpointSlice names its writer.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The writer that follows the Service's selector.
+const SLICE_CONTROLLER: &str = "endpointslice-controller.k8s.io";
 
 pub(super) fn read(
     root: &Cursor<'_, '_>,
@@ -27,6 +31,7 @@ pub(super) fn read(
         ObjectKind::Node => node(root, key),
         ObjectKind::Service => service(root, key),
         ObjectKind::EndpointSlice => slice(root, key, remarks),
+        ObjectKind::Endpoints => endpoints(root, key),
         _ => pod(root, key),
     }
 }
@@ -82,6 +87,8 @@ fn pod(root: &Cursor<'_, '_>, key: ObjectKey) -> Result<Object> {
         uid: String::new(),
         labels: labels(root)?,
         node: String::new(),
+        host_address: None,
+        primary_address: None,
         host_network: false,
         finished: false,
         terminating: false,
@@ -97,6 +104,9 @@ fn pod(root: &Cursor<'_, '_>, key: ObjectKey) -> Result<Object> {
     if let Some(status) = root.get("status")? {
         pod.finished = matches!(text(&status, "phase")?, Some("Succeeded" | "Failed"));
         pod.ready = is_ready(&status)?;
+        if let Some(cursor) = status.get("hostIP")? {
+            pod.host_address = address(&cursor)?;
+        }
         if let Some(cursor) = status.get("podIP")? {
             pod.addresses.extend(address(&cursor)?);
         }
@@ -121,6 +131,7 @@ fn pod(root: &Cursor<'_, '_>, key: ObjectKey) -> Result<Object> {
             pod.addresses.extend(parsed);
         }
     }
+    pod.primary_address = pod.addresses.first().copied();
     pod.addresses = sorted(pod.addresses);
     Ok(Object::Pod(Box::new(pod)))
 }
@@ -195,6 +206,11 @@ fn service(root: &Cursor<'_, '_>, key: ObjectKey) -> Result<Object> {
         service.publish_not_ready = is_true(&spec, "publishNotReadyAddresses")?;
         if text(&spec, "type")? != Some("ExternalName") {
             service.addresses = cluster_addresses(&spec)?;
+            // Without a cluster address kube-proxy leads nowhere by the others either.
+            if !service.addresses.is_empty() {
+                service.addresses.extend(outer_addresses(root, &spec)?);
+                service.addresses = sorted(service.addresses);
+            }
         }
         if let Some(list) = spec.get("ports")? {
             for entry in list.items()? {
@@ -224,6 +240,30 @@ fn cluster_addresses(spec: &Cursor<'_, '_>) -> Result<Vec<IpAddr>> {
     Ok(sorted(addresses))
 }
 
+/// External addresses and those of load balancers: kube-proxy leads what pods send there to the backends.
+fn outer_addresses(root: &Cursor<'_, '_>, spec: &Cursor<'_, '_>) -> Result<Vec<IpAddr>> {
+    let mut addresses = Vec::new();
+    if let Some(list) = spec.get("externalIPs")? {
+        for cursor in list.items()? {
+            addresses.extend(address(&cursor)?);
+        }
+    }
+    if let Some(status) = root.get("status")?
+        && let Some(balancer) = status.get("loadBalancer")?
+        && let Some(list) = balancer.get("ingress")?
+    {
+        for entry in list.items()? {
+            // With `Proxy` the packet leaves the node and meets the balancer itself.
+            if text(&entry, "ipMode")? != Some("Proxy")
+                && let Some(cursor) = entry.get("ip")?
+            {
+                addresses.extend(address(&cursor)?);
+            }
+        }
+    }
+    Ok(addresses)
+}
+
 fn service_port(entry: &Cursor<'_, '_>) -> Result<ServicePort> {
     let Some(port) = number(entry, "port")? else {
         return Err(entry.missing("port", "a port number"));
@@ -250,10 +290,16 @@ fn slice(root: &Cursor<'_, '_>, key: ObjectKey, remarks: &mut Vec<Remark>) -> Re
     let mut slice = EndpointSlice {
         namespace: key.namespace,
         name: key.name,
-        service: labels(root)?.remove(SERVICE_NAME).unwrap_or_default(),
+        service: String::new(),
+        of_selector: false,
         ports: Vec::new(),
         endpoints: Vec::new(),
     };
+    let mut labels = labels(root)?;
+    slice.service = labels.remove(SERVICE_NAME).unwrap_or_default();
+    slice.of_selector = labels
+        .get(MANAGED_BY)
+        .is_some_and(|by| by == SLICE_CONTROLLER);
     if slice.service.is_empty() {
         remarks.push(Remark {
             field: "metadata.labels".to_owned(),
@@ -262,14 +308,7 @@ fn slice(root: &Cursor<'_, '_>, key: ObjectKey, remarks: &mut Vec<Remark>) -> Re
     }
     if let Some(list) = root.get("ports")? {
         for entry in list.items()? {
-            // No number = every port: nothing that kube-proxy could lead to.
-            if let Some(port) = number(&entry, "port")? {
-                slice.ports.push(SlicePort {
-                    name: text(&entry, "name")?.unwrap_or_default().to_owned(),
-                    protocol: protocol(&entry)?,
-                    port,
-                });
-            }
+            slice.ports.extend(slice_port(&entry)?);
         }
     }
     if text(root, "addressType")? == Some("FQDN") {
@@ -296,4 +335,55 @@ fn slice(root: &Cursor<'_, '_>, key: ObjectKey, remarks: &mut Vec<Remark>) -> Re
     slice.endpoints.sort_unstable();
     slice.endpoints.dedup();
     Ok(Object::EndpointSlice(Box::new(slice)))
+}
+
+fn endpoints(root: &Cursor<'_, '_>, key: ObjectKey) -> Result<Object> {
+    let mut subsets = Vec::new();
+    if let Some(list) = root.get("subsets")? {
+        for subset in list.items()? {
+            let mut slice = EndpointSlice {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                service: key.name.clone(),
+                of_selector: false,
+                ports: Vec::new(),
+                endpoints: Vec::new(),
+            };
+            if let Some(ports) = subset.get("ports")? {
+                for entry in ports.items()? {
+                    slice.ports.extend(slice_port(&entry)?);
+                }
+            }
+            for (list, ready) in [("addresses", true), ("notReadyAddresses", false)] {
+                if let Some(addresses) = subset.get(list)? {
+                    for entry in addresses.items()? {
+                        if let Some(cursor) = entry.get("ip")? {
+                            let address = address(&cursor)?.map(|address| (address, ready));
+                            slice.endpoints.extend(address);
+                        }
+                    }
+                }
+            }
+            slice.endpoints.sort_unstable();
+            slice.endpoints.dedup();
+            subsets.push(slice);
+        }
+    }
+    Ok(Object::Endpoints(Box::new(Endpoints {
+        namespace: key.namespace,
+        name: key.name,
+        subsets,
+    })))
+}
+
+/// A port of endpoints. No number = every port: nothing that kube-proxy could lead to.
+fn slice_port(entry: &Cursor<'_, '_>) -> Result<Option<SlicePort>> {
+    let Some(port) = number(entry, "port")? else {
+        return Ok(None);
+    };
+    Ok(Some(SlicePort {
+        name: text(entry, "name")?.unwrap_or_default().to_owned(),
+        protocol: protocol(entry)?,
+        port,
+    }))
 }

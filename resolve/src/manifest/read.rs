@@ -18,13 +18,25 @@ use policy::documents::{
 /// Size from which a JSON list is cut into its items before they are read, so that a large dump needs no large tree.
 const LARGE: usize = 1 << 20;
 
+/// The namespace of namespaced objects that name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
 /// Deepest nesting of Lists.
 const MAX_LISTS: usize = 16;
 
 /// Reads a file's bytes: one result per object, in the order of the file. It never fails as a whole, and a file without
 /// any document is an empty list.
 pub fn read(bytes: &[u8]) -> Vec<std::result::Result<Item, Box<ManifestError>>> {
-    let mut out = Reader::default();
+    read_in(bytes, DEFAULT_NAMESPACE)
+}
+
+/// The same, with a namespace for namespaced objects that name none. It must be a namespace's name, see
+/// [`is_namespace`].
+pub fn read_in(
+    bytes: &[u8],
+    default_namespace: &str,
+) -> Vec<std::result::Result<Item, Box<ManifestError>>> {
+    let mut out = Reader::new(default_namespace);
     if bytes.len() > MAX_FILE_BYTES {
         out.refuse(Fault::TooLarge {
             bytes: bytes.len(),
@@ -38,7 +50,7 @@ pub fn read(bytes: &[u8]) -> Vec<std::result::Result<Item, Box<ManifestError>>> 
     if text.trim_start().starts_with(['{', '[']) && out.take_json(text).is_some() {
         return out.items;
     }
-    out = Reader::default();
+    out = Reader::new(default_namespace);
     for part in split::documents(text) {
         out.document += 1;
         match yaml(part) {
@@ -50,8 +62,36 @@ pub fn read(bytes: &[u8]) -> Vec<std::result::Result<Item, Box<ManifestError>>> 
     out.items
 }
 
-#[derive(Default)]
-struct Reader {
+/// Reads one object as the API server has it; it must have its apiVersion and kind.
+pub fn read_value(value: &serde_json::Value) -> std::result::Result<Item, Box<ManifestError>> {
+    let mut out = Reader::new(DEFAULT_NAMESPACE);
+    out.document = 1;
+    // A value without aliases is as long as it is.
+    let budget = Budget::of_text(usize::MAX);
+    match Tree::read(value, &budget) {
+        Ok(tree) => out.take_object(tree.root(), None),
+        Err(error) => out.refuse(Fault::Unreadable(error.to_string())),
+    }
+    // One object gives one result.
+    out.items.pop().unwrap_or_else(|| {
+        Err(Box::new(ManifestError {
+            document: 1,
+            item: None,
+            object: String::new(),
+            key: None,
+            field: String::new(),
+            fault: Fault::Missing("an object"),
+        }))
+    })
+}
+
+/// Whether a namespace can have this name.
+pub fn is_namespace(name: &str) -> bool {
+    common::is_name(name)
+}
+
+struct Reader<'n> {
+    default_namespace: &'n str,
     items: Vec<std::result::Result<Item, Box<ManifestError>>>,
     /// The document that is being read, from 1.
     document: usize,
@@ -74,7 +114,16 @@ struct Head<'a> {
     items: Option<Vec<&'a RawValue>>,
 }
 
-impl Reader {
+impl<'n> Reader<'n> {
+    fn new(default_namespace: &'n str) -> Self {
+        Self {
+            default_namespace,
+            items: Vec::new(),
+            document: 0,
+            item: None,
+        }
+    }
+
     /// Takes one or several JSON values in a row; `None` where any is not JSON.
     fn take_json(&mut self, text: &str) -> Option<()> {
         // A deserializer that is asked whether it is at its end counts lines from the start to say where it is: values are
@@ -136,9 +185,13 @@ impl Reader {
             }
             return;
         }
+        self.take_object(node, of_list);
+    }
+
+    fn take_object(&mut self, node: Node<'_>, of_list: Implied<'_>) {
         let (document, item) = (self.document, self.item);
         let mut remarks = Vec::new();
-        let read = object(node, of_list, &mut remarks);
+        let read = object(node, of_list, self.default_namespace, &mut remarks);
         self.items.push(match read {
             Ok(object) => Ok(Item {
                 document,
@@ -184,6 +237,7 @@ type Broken = Box<(String, Option<ObjectKey>, FieldFault)>;
 fn object(
     node: Node<'_>,
     of_list: Implied<'_>,
+    default_namespace: &str,
     remarks: &mut Vec<Remark>,
 ) -> std::result::Result<Object, Broken> {
     let root = Cursor::root(node);
@@ -202,7 +256,7 @@ fn object(
                 .unwrap_or_default(),
         });
     };
-    let key = common::key(&root, kind)
+    let key = common::key(&root, kind, default_namespace)
         .map_err(|fault| Box::new((kind.name().to_owned(), None, fault)))?;
     let read = match kind {
         ObjectKind::NetworkPolicy | ObjectKind::ApplicationNetworkPolicy => {

@@ -1,6 +1,6 @@
 //! The nine faults of Amazon's controller (reference, section 2.7), each where it would show.
 
-use resolve::{Cluster, Options, PolicyChange};
+use resolve::{Cluster, Marks, Options, PolicyChange};
 
 use crate::harness::{TCP, UDP, namespace, objects, pod, policy, values, world, world_of};
 
@@ -40,7 +40,8 @@ fn fault_1_a_changed_pod_selector_reaches_the_documents() {
         panic!("{changes:?}")
     };
     assert_eq!(
-        file.documents()[0]["spec"]["podSelector"]["matchExpressions"][0]["values"][0],
+        file.documents(&Marks::default())[0]["spec"]["podSelector"]["matchExpressions"][0]["values"]
+            [0],
         "b"
     );
     let w = world_of(&values(&text("b")), &cluster, changes.clone());

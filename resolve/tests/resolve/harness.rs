@@ -10,7 +10,7 @@ use policy::{
     Direction, Endpoint, EndpointId, Facts, Policies, Tables, assemble, compile,
     documents::{self, Condition},
 };
-use resolve::{Changes, Cluster, Options, PolicyChange, manifest};
+use resolve::{Changes, Cluster, Marks, Options, PolicyChange, manifest};
 use serde_json::{Value, json};
 
 pub(crate) const TCP: u8 = 6;
@@ -67,7 +67,7 @@ pub(crate) fn world_of(objects: &[Value], cluster: &Cluster, changes: Changes) -
     for file in cluster.files() {
         texts.push(file.to_yaml());
         warnings.extend(
-            file.warnings()
+            file.findings()
                 .iter()
                 .map(|w| format!("{}: {w}", file.policy)),
         );
@@ -194,7 +194,7 @@ impl World {
     pub(crate) fn file(&self, name: &str) -> Vec<Value> {
         let change = self.changes.policies.iter().find(|c| c.file_name() == name);
         match change {
-            Some(PolicyChange::Write(file)) => file.documents(),
+            Some(PolicyChange::Write(file)) => file.documents(&Marks::default()),
             other => panic!("{name}: {other:?} of {:?}", self.changes.policies),
         }
     }

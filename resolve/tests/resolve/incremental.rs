@@ -72,7 +72,7 @@ proptest! {
         strict_services: bool,
         steps in vec((any::<prop::sample::Index>(), any::<bool>(), 0u8..3), 0..40),
     ) {
-        let options = Options { strict_services, node: Some("n1".to_owned()) };
+        let options = Options { strict_services, node: Some("n1".to_owned()), ..Options::default() };
         let (before, after) = (on_node(before), on_node(after));
         let all: Vec<&Value> = before.iter().chain(&after).collect();
         let mut cluster = Cluster::new(options.clone());

@@ -130,10 +130,29 @@ impl<'a> Naive<'a> {
         all
     }
 
-    /// Pods whose address this is, as selectors see them: not those of the host's network, not finished ones.
+    /// Whether a selector takes a namespace. One without an object has labels that nobody knows: it is in no selection
+    /// that asks for the absence of something.
+    fn namespace_matches(&self, selector: &Value, name: &str) -> bool {
+        let has_object = self
+            .of_kind("Namespace")
+            .any(|o| o["metadata"]["name"] == name);
+        let asks_for_absence = list(&selector["matchExpressions"]).any(|e| {
+            e["key"] != "kubernetes.io/metadata.name"
+                && (e["operator"] == "NotIn" || e["operator"] == "DoesNotExist")
+        });
+        selector_matches(selector, &self.namespace_labels(name))
+            && (has_object || !asks_for_absence)
+    }
+
+    /// Pods whose address this is, finished ones left out. Those of the host's network have their node's.
     fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &'a Value> {
         self.of_kind("Pod")
-            .filter(move |p| !host_network(p) && !finished(p) && has_address(p, address))
+            .filter(move |p| !finished(p) && has_address(p, address))
+    }
+
+    /// The same, as the cluster-wide kinds of policy.networking.k8s.io select them: none of the host's network.
+    fn own_pods_at(&self, address: IpAddr) -> impl Iterator<Item = &'a Value> {
+        self.pods_at(address).filter(|p| !host_network(p))
     }
 
     /// Whether a pod may exchange a packet with an address, in a direction; where no policy speaks, it may.
@@ -194,9 +213,7 @@ impl<'a> Naive<'a> {
         self.pods_at(address).any(|pod| {
             let namespace = match peer.get("namespaceSelector") {
                 None => namespace_of(pod) == namespace_of(policy),
-                Some(selector) => {
-                    selector_matches(selector, &self.namespace_labels(namespace_of(pod)))
-                }
+                Some(selector) => self.namespace_matches(selector, namespace_of(pod)),
             };
             namespace && selector_matches(&peer["podSelector"], &labels(pod))
         })
@@ -283,11 +300,11 @@ impl<'a> Naive<'a> {
 
     /// Whether a pod is in `namespaces` or `pods`.
     fn in_set(&self, set: &Value, pod: &Value) -> bool {
-        let of_pod = self.namespace_labels(namespace_of(pod));
+        let namespace = namespace_of(pod);
         match set.get("namespaces") {
-            Some(selector) => selector_matches(selector, &of_pod),
+            Some(selector) => self.namespace_matches(selector, namespace),
             None => {
-                selector_matches(&set["pods"]["namespaceSelector"], &of_pod)
+                self.namespace_matches(&set["pods"]["namespaceSelector"], namespace)
                     && selector_matches(&set["pods"]["podSelector"], &labels(pod))
             }
         }
@@ -366,7 +383,7 @@ impl<'a> Naive<'a> {
                         .any(|a| a["address"].as_str().unwrap().parse() == Ok(address))
             });
         }
-        self.pods_at(address).any(|pod| self.in_set(peer, pod))
+        self.own_pods_at(address).any(|pod| self.in_set(peer, pod))
     }
 
     fn protocols_match(
@@ -382,7 +399,10 @@ impl<'a> Naive<'a> {
         }
         list(protocols).any(|entry| {
             if let Some(name) = entry.get("destinationNamedPort") {
-                return self.has_named(name.as_str().unwrap(), pod, direction, address, packet);
+                let on_host =
+                    direction == Direction::Egress && self.own_pods_at(address).next().is_none();
+                return !on_host
+                    && self.has_named(name.as_str().unwrap(), pod, direction, address, packet);
             }
             let Some(transport) = entry.get(packet.protocol.to_lowercase()) else {
                 return false;
@@ -438,26 +458,53 @@ impl<'a> Naive<'a> {
             .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
             .collect();
         let mut out = Vec::new();
-        if wanted.is_empty() {
-            for slice in self.of_kind("EndpointSlice") {
-                if namespace_of(slice) != namespace_of(service)
-                    || slice["metadata"]["labels"]["kubernetes.io/service-name"]
-                        != service["metadata"]["name"]
+        let mut slices = 0;
+        for slice in self.of_kind("EndpointSlice") {
+            let label = |name: &str| slice["metadata"]["labels"][name].as_str();
+            if namespace_of(slice) != namespace_of(service)
+                || label("kubernetes.io/service-name") != service["metadata"]["name"].as_str()
+                || (!wanted.is_empty()
+                    && label("endpointslice.kubernetes.io/managed-by")
+                        == Some("endpointslice-controller.k8s.io"))
+            {
+                continue;
+            }
+            slices += 1;
+            for slice_port in list(&slice["ports"]) {
+                if slice_port["name"] == port["name"]
+                    && slice_port["protocol"].as_str().unwrap_or("TCP") == packet.protocol
                 {
-                    continue;
+                    for endpoint in list(&slice["endpoints"]) {
+                        for address in list(&endpoint["addresses"]) {
+                            out.push((
+                                address.as_str().unwrap().parse().unwrap(),
+                                slice_port["port"].as_u64().unwrap(),
+                                endpoint["conditions"]["ready"] != false,
+                            ));
+                        }
+                    }
                 }
-                for slice_port in list(&slice["ports"]) {
-                    if slice_port["name"] == port["name"]
-                        && slice_port["protocol"].as_str().unwrap_or("TCP") == packet.protocol
-                    {
-                        for endpoint in list(&slice["endpoints"]) {
-                            for address in list(&endpoint["addresses"]) {
-                                out.push((
-                                    address.as_str().unwrap().parse().unwrap(),
-                                    slice_port["port"].as_u64().unwrap(),
-                                    endpoint["conditions"]["ready"] != false,
-                                ));
-                            }
+            }
+        }
+        if wanted.is_empty() {
+            let old = self.of_kind("Endpoints").filter(|e| {
+                slices == 0
+                    && namespace_of(e) == namespace_of(service)
+                    && e["metadata"]["name"] == service["metadata"]["name"]
+            });
+            for subset in old.flat_map(|e| list(&e["subsets"])) {
+                let ports = list(&subset["ports"]).filter(|p| {
+                    p["name"] == port["name"]
+                        && p["protocol"].as_str().unwrap_or("TCP") == packet.protocol
+                });
+                for port in ports {
+                    for (key, ready) in [("addresses", true), ("notReadyAddresses", false)] {
+                        for address in list(&subset[key]) {
+                            out.push((
+                                address["ip"].as_str().unwrap().parse().unwrap(),
+                                port["port"].as_u64().unwrap(),
+                                ready,
+                            ));
                         }
                     }
                 }

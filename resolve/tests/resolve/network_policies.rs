@@ -1,8 +1,10 @@
 //! NetworkPolicy, sentence by sentence of its specification.
 
+use policy::documents::Condition;
+use resolve::{HostNetworkPeers, Options};
 use serde_json::json;
 
-use crate::harness::{SCTP, TCP, UDP, namespace, pod, pod_with, policy, world};
+use crate::harness::{SCTP, TCP, UDP, namespace, pod, pod_with, policy, world, world_with};
 
 /// Pods a and b in namespace x, c in y; x has the label team=one, y has no Namespace object.
 fn pods() -> String {
@@ -276,7 +278,7 @@ fn the_single_address_of_an_old_status_and_the_annotation_before_it() {
 }
 
 #[test]
-fn pods_of_the_hosts_network_are_neither_subjects_nor_peers() {
+fn pods_of_the_hosts_network_are_peers_by_their_node_and_never_subjects() {
     let text = pod("x/a", 1, "", "")
         + &pod_with(
             "x/h",
@@ -289,8 +291,21 @@ fn pods_of_the_hosts_network_are_neither_subjects_nor_peers() {
             "x/p",
             "{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}",
         );
+    let ignore = Options {
+        host_network_peers: HostNetworkPeers::Ignore,
+        ..Options::default()
+    };
+    assert!(!world_with(ignore.clone(), &text).ingress("x/a", "10.9.0.1", TCP, 1));
     let w = world(&text);
-    assert!(!w.ingress("x/a", "10.9.0.1", TCP, 1));
+    assert!(w.ingress("x/a", "10.9.0.1", TCP, 1));
+    assert_eq!(
+        w.warnings,
+        [
+            "NetworkPolicy/x/p: spec.ingress[0].from[0]: pod x/h is of the host's network: all of its node (10.9.0.1) is meant"
+        ]
+    );
+    let conditions: Vec<_> = w.conditions.values().map(|(c, _)| *c).collect();
+    assert_eq!(conditions, [Condition::HostNetworkPeer]);
     assert_eq!(
         w.file("x_p_NetworkPolicy.yaml")[0]["spec"]["podSelectorEndpoints"],
         json!([{"namespace": "x", "name": "a"}])
@@ -301,7 +316,7 @@ fn pods_of_the_hosts_network_are_neither_subjects_nor_peers() {
             "x/q",
             "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.9.0.1/32}}]}]}",
         );
-    assert!(world(&text).ingress("x/a", "10.9.0.1", TCP, 1));
+    assert!(world_with(ignore, &text).ingress("x/a", "10.9.0.1", TCP, 1));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use policy::documents;
-use resolve::{Cluster, MANAGED_BY, Options, PolicyChange, WorkloadChange, is_managed};
+use resolve::{Cluster, MANAGED_BY, Marks, Options, PolicyChange, WorkloadChange, is_managed};
 use serde_json::json;
 
 use crate::harness::{TCP, cluster, objects, pod, pod_with, policy, world};
@@ -59,7 +59,7 @@ spec:
     name: p
     namespace: x
 ";
-    let document = &file.documents()[0];
+    let document = &file.documents(&Marks::default())[0];
     let part = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let generation = part(&document["metadata"]["annotations"]["podgate.dev/generation"]);
     let name = part(&document["metadata"]["name"]);
@@ -237,6 +237,7 @@ fn workloads_are_the_pods_of_the_node() {
     let options = Options {
         strict_services: false,
         node: Some("n1".to_owned()),
+        ..Options::default()
     };
     let on = |name: &str, node: &str, more: serde_json::Value| {
         let mut all =

@@ -372,8 +372,9 @@ fn service() -> impl Strategy<Value = Vec<Value>> {
         vec(port, 1..3),
         one(&["both", "both", "v4", "headless"]),
         vec(endpoint, 0..3),
+        one(&["slice", "slice", "slice of the selector", "endpoints"]),
     )
-        .prop_map(|(namespace, selector, mut ports, addresses, endpoints)| {
+        .prop_map(|(namespace, selector, mut ports, addresses, endpoints, form)| {
             ports.dedup_by(|a, b| a["name"] == b["name"] || a["port"] == b["port"]);
             let slice_ports: Vec<Value> = ports
                 .iter()
@@ -393,8 +394,33 @@ fn service() -> impl Strategy<Value = Vec<Value>> {
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
                 "metadata": {"namespace": namespace, "labels": {}}, "ports": slice_ports, "endpoints": endpoints,
             });
-            vec![service, slice]
+            vec![service, in_form(slice, form)]
         })
+}
+
+/// A slice, marked as the one that follows the selector or not, or the same as Endpoints.
+fn in_form(mut slice: Value, form: &str) -> Value {
+    match form {
+        "endpoints" => {
+            let of = |ready: bool| -> Value {
+                let endpoints = slice["endpoints"].as_array().unwrap().iter();
+                endpoints
+                    .filter(|e| (e["conditions"]["ready"] != false) == ready)
+                    .map(|e| json!({"ip": e["addresses"][0]}))
+                    .collect()
+            };
+            json!({
+                "apiVersion": "v1", "kind": "Endpoints", "metadata": slice["metadata"],
+                "subsets": [{"ports": slice["ports"], "addresses": of(true), "notReadyAddresses": of(false)}],
+            })
+        }
+        "slice of the selector" => {
+            slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] =
+                "endpointslice-controller.k8s.io".into();
+            slice
+        }
+        _ => slice,
+    }
 }
 
 fn placed_services(services: Vec<Vec<Value>>) -> Vec<Value> {
@@ -405,7 +431,7 @@ fn placed_services(services: Vec<Vec<Value>>) -> Vec<Value> {
         for object in &mut pair {
             object["metadata"]["name"] = name.as_str().into();
         }
-        pair[1]["metadata"]["labels"] = json!({"kubernetes.io/service-name": name});
+        pair[1]["metadata"]["labels"]["kubernetes.io/service-name"] = name.as_str().into();
         let spec = pair[0]["spec"].as_object_mut().unwrap();
         let kind = spec.remove("addresses").unwrap();
         let (v4, v6) = (format!("10.96.0.{n}"), format!("fd96::{n}"));
@@ -541,6 +567,7 @@ fn random_clusters() {
                 let options = Options {
                     strict_services,
                     node: None,
+                    ..Options::default()
                 };
                 let mut cluster = harness::cluster(options, &text(&objects));
                 let changes = cluster.resolve();

@@ -1,7 +1,7 @@
 //! Services: which of their addresses an egress rule allows.
 
 use policy::documents::Condition;
-use resolve::Options;
+use resolve::{HostNetworkPeers, Options};
 use serde_json::json;
 
 use crate::harness::{SCTP, TCP, UDP, World, pod, pod_with, policy, service, world, world_with};
@@ -35,6 +35,7 @@ fn strict() -> Options {
     Options {
         strict_services: true,
         node: None,
+        ..Options::default()
     }
 }
 
@@ -227,7 +228,7 @@ fn a_pod_reaches_itself_through_its_own_service() {
 }
 
 #[test]
-fn a_service_of_a_pod_of_the_hosts_network_needs_a_block() {
+fn a_service_of_a_pod_of_the_hosts_network_leads_to_its_node() {
     let text = pod("x/c", 1, "app=client", "")
         + &pod_with(
             "x/h",
@@ -237,14 +238,14 @@ fn a_service_of_a_pod_of_the_hosts_network_needs_a_block() {
             json!({"spec": {"hostNetwork": true}}),
         )
         + &web();
-    assert!(
-        !world(&(text.clone() + &client("[{to: [{podSelector: {}}]}]"))).egress(
-            "x/c",
-            "10.96.0.1",
-            TCP,
-            80
-        )
-    );
+    let selected = text.clone() + &client("[{to: [{podSelector: {}}]}]");
+    let w = world(&selected);
+    assert!(w.egress("x/c", "10.96.0.1", TCP, 80) && w.egress("x/c", "10.9.0.1", TCP, 8080));
+    let ignore = Options {
+        host_network_peers: HostNetworkPeers::Ignore,
+        ..Options::default()
+    };
+    assert!(!world_with(ignore, &selected).egress("x/c", "10.96.0.1", TCP, 80));
     assert!(
         world(&(text + &client("[{to: [{ipBlock: {cidr: 10.9.0.1/32}}]}]"))).egress(
             "x/c",
