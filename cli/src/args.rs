@@ -64,6 +64,14 @@ pub(crate) enum Verb {
     Wait(Wait),
     /// Loads and pins the kernel objects, once a node
     Load(Load),
+    /// Puts podgate into this node's CNI chain, with its programs and its service
+    ///
+    /// In a list that is there one entry is inserted, behind what touches the pod's interface (bandwidth, tuning) and before portmap; every
+    /// other byte stays, and a copy is kept beside it. Amazon's list is written anew by aws-node at each start: there a list of our own,
+    /// 05-podgate.conflist, stands in front of it, made from it; `--watch` keeps it so.
+    Install(Install),
+    /// Takes podgate out of this node's CNI chain and stops its service
+    Uninstall(Uninstall),
     /// The kernel objects themselves
     #[command(subcommand)]
     Ebpf(Ebpf),
@@ -183,6 +191,113 @@ pub(crate) struct Load {
     /// Flows that the node may track (32768 to 1048576); written to node.json
     #[arg(long, value_parser = clap::value_parser!(u32).range(32_768..=1_048_576))]
     pub(crate) conntrack_cache_table_size: Option<u32>,
+}
+
+/// The modes that a node can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// Deny what no policy allows
+    Strict,
+    /// Allow what no policy isolates
+    Standard,
+    /// No enforcement
+    None,
+}
+
+impl From<ModeArg> for state::EnforcingMode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Strict => Self::Strict,
+            ModeArg::Standard => Self::Standard,
+            ModeArg::None => Self::None,
+        }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Install {
+    /// Folder with the programs of this release; without it, the folder of this podgatectl
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+    /// Folder of CNI plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) cni_bin_dir: PathBuf,
+    /// Folder of CNI configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
+    /// The list to change; without it, the first by name, which is what the runtime takes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) conflist: Option<PathBuf>,
+    /// Folder of podgated and podgatectl
+    #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
+    pub(crate) bin_dir: PathBuf,
+    /// Folder of systemd units
+    #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system")]
+    pub(crate) systemd_dir: PathBuf,
+    /// Mode of new pods, written to node.json
+    #[arg(
+        long,
+        value_enum,
+        ignore_case = true,
+        env = "NETWORK_POLICY_ENFORCING_MODE",
+        hide_env_values = true
+    )]
+    pub(crate) mode: Option<ModeArg>,
+    /// Insert into the list that is there, also into Amazon's
+    #[arg(long, conflicts_with = "rendered")]
+    pub(crate) in_place: bool,
+    /// Put a list of our own in front of the one that is there
+    #[arg(long)]
+    pub(crate) rendered: bool,
+    /// Only the plugin and the chain: podgated runs elsewhere, in a DaemonSet say
+    #[arg(long)]
+    pub(crate) plugin_only: bool,
+    /// Write no systemd unit and start nothing
+    #[arg(long)]
+    pub(crate) no_service: bool,
+    /// Go on, in the foreground, and keep podgate in the chain whoever writes the list
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) watch: bool,
+    /// Install beside another engine that enforces policy
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What becomes of running pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pass {
+    /// Nothing filters them any more
+    Open,
+    /// What is in force stays until they end
+    Closed,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Uninstall {
+    /// Folder of CNI plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) cni_bin_dir: PathBuf,
+    /// Folder of CNI configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
+    /// The list to change; without it, the first by name that is not ours
+    #[arg(long, value_name = "FILE")]
+    pub(crate) conflist: Option<PathBuf>,
+    /// Folder of systemd units
+    #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system")]
+    pub(crate) systemd_dir: PathBuf,
+    /// What becomes of running pods
+    #[arg(long, value_enum, default_value_t = Pass::Closed)]
+    pub(crate) pods: Pass,
+    /// Leave the service alone
+    #[arg(long)]
+    pub(crate) no_service: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ mod context;
 mod ebpf;
 mod error;
 mod explain;
+mod install;
 mod load;
 mod output;
 mod pages;
@@ -49,6 +50,8 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         Verb::Resolve(options) => resolve::run(&context, options),
         Verb::Wait(options) => wait::run(&context, options),
         Verb::Load(options) => load::run(&context, options),
+        Verb::Install(options) => install::run(&context, options),
+        Verb::Uninstall(options) => install::uninstall(&context, options),
         Verb::Ebpf(verb) => ebpf::run(&context, verb),
         Verb::Completions { shell } => pages::completions(*shell),
         Verb::Man { directory } => pages::man(directory.as_deref()),

@@ -209,6 +209,20 @@ impl Programs {
         first
     }
 
+    /// Takes both programs off an interface, which nothing filters then. What is gone already is fine.
+    ///
+    /// # Errors
+    /// The first failure; the rest is tried all the same.
+    pub fn release(&self, ifindex: u32, mode: AttachMode) -> Result<(), Error> {
+        let links = self.forget_links(ifindex);
+        if mode == AttachMode::Tcx || matches!(hostnet::link_by_index(ifindex), Ok(None)) {
+            return links;
+        }
+        HOOKS.into_iter().fold(links, |first, (hook, _)| {
+            first.and(hostnet::del_filter(ifindex, hook).map_err(Error::from))
+        })
+    }
+
     /// Removes the pins of an interface's TCX links, which ends them. None is fine.
     ///
     /// # Errors
