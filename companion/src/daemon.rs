@@ -3,24 +3,30 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use enforcer::grace::Grace;
 use enforcer::hostnet::watch::{Change, Watcher as NetWatcher};
 use state::Store;
 use state::watch::{Tick, Watcher};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::engine::{Engine, Message, Options};
 use crate::flags::Flags;
-use crate::shared::Shared;
-use crate::{events, http, logging};
+use crate::log_file::{self, Rotation};
+use crate::shared::{Shared, Unready};
+use crate::threads::{self, SMALL_STACK};
+use crate::{events, http, logging, systemd};
 
 /// Something that failed is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Nothing needs looking at while nothing changes.
 const LONG: Duration = Duration::from_secs(3600);
+/// Stack of a thread that does real work.
+const ENGINE_STACK: usize = 2 << 20;
 /// A burst of network changes is taken as one.
 const BURST: Duration = Duration::from_millis(20);
 
@@ -55,9 +61,9 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
-    /// The engine ended by itself.
-    #[error("the engine has ended; see the log")]
-    Engine,
+    /// A thread ended by itself.
+    #[error("thread {0} has ended; see the log")]
+    Thread(&'static str),
 }
 
 /// Runs the companion until it is told to end.
@@ -68,10 +74,17 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
     if flags.enable_cloudwatch_logs {
         return Err(Error::CloudWatch);
     }
-    logging::begin(&flags.log_level, flags.log_file.as_deref()).map_err(|source| Error::Log {
+    threads::end_process_on_panic();
+    let rotation = Rotation {
+        max_bytes: u64::from(flags.log_file_max_size) * 1_000_000,
+        backups: flags.log_file_max_backups,
+    };
+    let log = flags.log_file.as_deref();
+    logging::begin(&flags.log_level, log, rotation).map_err(|source| Error::Log {
         path: flags.log_file.clone().unwrap_or_default(),
         source,
     })?;
+    http::raise_open_files();
     let store = Store::create(&flags.state_dir)?;
     let _alive = store.companion_lock()?;
     tracing::info!(
@@ -91,8 +104,9 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
     // Watched from before the first pass on: nothing falls between.
     let watcher = store.watch().map_err(state::Error::from)?;
 
+    let (ended, mut thread_ended) = unbounded_channel();
     let (to_engine, inbox) = mpsc::channel();
-    let ask_grace = grace_thread(to_engine.clone())?;
+    let ask_grace = grace_thread(to_engine.clone(), &ended)?;
     let options = Options {
         bpf_dir: flags.bpf_dir.clone(),
         suspended: !flags.enable_network_policy,
@@ -100,49 +114,45 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
         sweep: Duration::from_secs(flags.conntrack_cache_cleanup_period.into()),
     };
     let shared = Arc::new(Shared::default());
-    shared.update(|known| known.unready = Some("starting".into()));
+    shared.update(|known| known.unready = Some(Unready::Starting));
     // Dropped at the end: the thread ends with it.
     let _events = flags
         .enable_policy_event_logs
-        .then(|| events_thread(&shared, flags))
+        .then(|| events_thread(&shared, flags, rotation, &ended))
         .transpose()?;
+    http_thread(&shared, flags, &ended)?;
     let engine = Engine::new(store, options, Arc::clone(&shared), ask_grace);
-    let engine = thread::Builder::new()
-        .name("engine".into())
-        .spawn(move || engine.run(&inbox))
-        .map_err(|source| Error::System {
-            verb: "start engine thread",
-            source,
-        })?;
+    let engine = spawn("engine", ENGINE_STACK, &ended, move || engine.run(&inbox))?;
+    store_thread(watcher, to_engine.clone(), &ended)?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = signals() => result,
+            name = thread_ended.recv() => Err(Error::Thread(name.unwrap_or("none"))),
+            () = watch_network(&to_engine) => Err(Error::Thread("network watch")),
+            () = systemd::report(Arc::clone(&shared)) => Ok(()),
+        }
+    });
+    systemd::stopping();
+    // The engine ends between two passes; what is in the maps stays in force.
+    let _ = to_engine.send(Message::Stop);
+    let joined = engine.join().map_err(|_| Error::Thread("engine"));
+    tracing::info!("podgated ends");
+    result.and(joined)
+}
+
+/// The one thread that waits for sockets; what blocks has a few threads beside it.
+fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(2)
+        .thread_stack_size(ENGINE_STACK)
         .build()
         .map_err(|source| Error::System {
             verb: "start runtime",
             source,
-        })?;
-    store_thread(watcher, to_engine.clone())?;
-    let ended = runtime.block_on(async {
-        let metrics = http::metrics_router(Arc::clone(&shared), flags.bpf_dir.clone());
-        tokio::spawn(http::serve(
-            "metrics",
-            flags.metrics_bind_addr.clone(),
-            metrics,
-        ));
-        let health = http::health_router(Arc::clone(&shared));
-        tokio::spawn(http::serve(
-            "health",
-            flags.health_probe_bind_addr.clone(),
-            health,
-        ));
-        serve(&to_engine).await
-    });
-    // The engine ends between two passes; what is in the maps stays in force.
-    let _ = to_engine.send(Message::Stop);
-    let engine = engine.join().map_err(|_| Error::Engine);
-    tracing::info!("podgated ends");
-    ended.and(engine)
+        })
 }
 
 /// `--conntrack-cache-table-size` is for the next load.
@@ -164,7 +174,10 @@ fn write_table_size(store: &Store, size: u32) {
 }
 
 /// A thread that waits for grace periods, one after the other.
-fn grace_thread(to_engine: Sender<Message>) -> Result<Sender<u64>, Error> {
+fn grace_thread(
+    to_engine: Sender<Message>,
+    ended: &UnboundedSender<&'static str>,
+) -> Result<Sender<u64>, Error> {
     let (ask, asked): (Sender<u64>, Receiver<u64>) = mpsc::channel();
     let work = move || {
         let mut grace: Option<Grace> = None;
@@ -186,30 +199,69 @@ fn grace_thread(to_engine: Sender<Message>) -> Result<Sender<u64>, Error> {
             }
         }
     };
-    spawn("grace", "start grace thread", work)?;
+    spawn("grace", SMALL_STACK, ended, work)?;
     Ok(ask)
 }
 
-async fn serve(to_engine: &Sender<Message>) -> Result<(), Error> {
-    let signals = |kind| {
+/// Until the process is told to end. SIGHUP has the log files opened anew.
+async fn signals() -> Result<(), Error> {
+    let listen = |kind| {
         signal(kind).map_err(|source| Error::System {
             verb: "wait for signals",
             source,
         })
     };
-    let (mut term, mut int) = (
-        signals(SignalKind::terminate())?,
-        signals(SignalKind::interrupt())?,
+    let (mut term, mut int, mut hup) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+        listen(SignalKind::hangup())?,
     );
-    tokio::select! {
-        _ = term.recv() => Ok(()),
-        _ = int.recv() => Ok(()),
-        () = watch_network(to_engine) => Err(Error::Engine),
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => {
+                log_file::reopen_all();
+                tracing::info!("log files are opened anew");
+            }
+        }
     }
 }
 
+/// Metrics and health, on a thread and a runtime of their own: what clients do there holds nothing else up.
+fn http_thread(
+    shared: &Arc<Shared>,
+    flags: &Flags,
+    ended: &UnboundedSender<&'static str>,
+) -> Result<(), Error> {
+    let runtime = runtime()?;
+    let metrics = http::Metrics::new(
+        Arc::clone(shared),
+        flags.bpf_dir.clone(),
+        flags.metrics_per_pod,
+    );
+    let health = http::Health(Arc::clone(shared));
+    let (metrics_addr, health_addr) = (
+        flags.metrics_bind_addr.clone(),
+        flags.health_probe_bind_addr.clone(),
+    );
+    spawn("http", ENGINE_STACK, ended, move || {
+        runtime.block_on(async {
+            tokio::join!(
+                http::serve("metrics", metrics_addr, Arc::new(metrics)),
+                http::serve("health", health_addr, Arc::new(health)),
+            )
+        });
+    })
+    .map(drop)
+}
+
 /// A thread that tells of changes in the store.
-fn store_thread(mut watcher: Watcher, to_engine: Sender<Message>) -> Result<(), Error> {
+fn store_thread(
+    mut watcher: Watcher,
+    to_engine: Sender<Message>,
+    ended: &UnboundedSender<&'static str>,
+) -> Result<(), Error> {
     let work = move || {
         let mut broken = false;
         loop {
@@ -253,34 +305,38 @@ fn store_thread(mut watcher: Watcher, to_engine: Sender<Message>) -> Result<(), 
             }
         }
     };
-    spawn("store", "start store thread", work)
+    spawn("store", SMALL_STACK, ended, work).map(drop)
 }
 
-fn events_thread(shared: &Arc<Shared>, flags: &Flags) -> Result<Sender<()>, Error> {
+fn events_thread(
+    shared: &Arc<Shared>,
+    flags: &Flags,
+    rotation: Rotation,
+    ended: &UnboundedSender<&'static str>,
+) -> Result<Sender<()>, Error> {
     let (stop, stopped) = mpsc::channel();
-    let (shared, bpf_dir, log) = (
-        Arc::clone(shared),
-        flags.bpf_dir.clone(),
-        flags.flow_log_file.clone(),
-    );
-    spawn("events", "start events thread", move || {
-        events::run(&shared, &bpf_dir, log, &stopped);
+    let shared = Arc::clone(shared);
+    let options = events::Options {
+        bpf_dir: flags.bpf_dir.clone(),
+        file: flags.flow_log_file.clone(),
+        rotation,
+    };
+    spawn("events", SMALL_STACK, ended, move || {
+        events::run(&shared, options, &stopped);
     })?;
     Ok(stop)
 }
 
 fn spawn(
-    name: &str,
-    verb: &'static str,
+    name: &'static str,
+    stack: usize,
+    ended: &UnboundedSender<&'static str>,
     work: impl FnOnce() + Send + 'static,
-) -> Result<(), Error> {
-    let thread = thread::Builder::new()
-        .name(name.into())
-        .stack_size(256 << 10)
-        .spawn(work);
-    thread
-        .map(|_| ())
-        .map_err(|source| Error::System { verb, source })
+) -> Result<JoinHandle<()>, Error> {
+    threads::spawn(name, stack, ended, work).map_err(|source| Error::System {
+        verb: "start a thread",
+        source,
+    })
 }
 
 /// Tells of changes of the host's network; ends only when nobody listens.

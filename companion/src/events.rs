@@ -4,10 +4,8 @@
 //! these; what follows is ours: reason, bytes and the pods' names.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -18,70 +16,71 @@ use verdict::Reason;
 use verdict::layout::{Event, V4, V6};
 use verdict::packet::proto;
 
+use crate::log_file::{LogFile, Rotation};
 use crate::shared::{Counts, Known, Shared};
 
 /// The programs wake nobody: the ring is looked at so often.
 const TICK: Duration = Duration::from_millis(100);
-/// Losses are told, the ring's pin and the log file looked at so often.
+/// Losses are told and the ring's pin is looked at so often.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Where lines go.
 enum Sink {
     Log,
-    File { path: PathBuf, file: Option<File> },
+    File {
+        path: PathBuf,
+        rotation: Rotation,
+        file: Option<LogFile>,
+    },
 }
 
 impl Sink {
-    fn new(path: Option<PathBuf>) -> Self {
-        path.map_or(Self::Log, |path| Self::File { path, file: None })
+    fn new(path: Option<PathBuf>, rotation: Rotation) -> Self {
+        path.map_or(Self::Log, |path| Self::File {
+            path,
+            rotation,
+            file: None,
+        })
     }
 
     fn write(&mut self, line: &str, drop: bool) -> io::Result<()> {
         match self {
             Self::Log if drop => tracing::info!("{line}"),
             Self::Log => tracing::debug!("{line}"),
-            Self::File { path, file } => {
+            Self::File {
+                path,
+                rotation,
+                file,
+            } => {
                 let file = match file {
                     Some(file) => file,
-                    none => none.insert(open(path)?),
+                    none => none.insert(LogFile::open(path, *rotation)?),
                 };
-                file.write_all(format!("{} {line}\n", state::clock::now_rfc3339()).as_bytes())?;
+                file.write_line(format!("{} {line}\n", state::clock::now_rfc3339()).as_bytes())?;
             }
         }
         Ok(())
     }
-
-    /// Somebody may have moved the file away to begin a new one.
-    fn look(&mut self) {
-        if let Self::File { path, file } = self {
-            let inode = |m: io::Result<std::fs::Metadata>| m.ok().map(|m| (m.dev(), m.ino()));
-            if file
-                .as_ref()
-                .is_some_and(|f| inode(f.metadata()) != inode(std::fs::metadata(&*path)))
-            {
-                *file = None;
-            }
-        }
-    }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path)
+/// Where events come from and lines go.
+pub(crate) struct Options {
+    pub(crate) bpf_dir: PathBuf,
+    /// `None` = into the log.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) rotation: Rotation,
 }
 
 /// Reads events until the other end of `stop` is gone.
-pub(crate) fn run(shared: &Arc<Shared>, bpf_dir: &Path, log: Option<PathBuf>, stop: &Receiver<()>) {
-    let (mut sink, mut ring) = (Sink::new(log), None);
-    let (mut looked, mut lost, mut failed) = (None::<Instant>, 0, false);
+pub(crate) fn run(shared: &Arc<Shared>, options: Options, stop: &Receiver<()>) {
+    let pins = Pins::new(&options.bpf_dir);
+    let (mut sink, mut ring) = (Sink::new(options.file, options.rotation), None);
+    let (mut looked, mut lost, mut failed) = (Instant::now(), 0, false);
     while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-        if looked.is_none_or(|at| at.elapsed() >= LOOK) {
-            looked = Some(Instant::now());
-            // Maps may have been made anew; without any there is nothing to read.
-            ring = Events::open(&Pins::new(bpf_dir)).ok();
-            sink.look();
+        // Maps may have been made anew. Without any there is nothing to read, and the first are taken up at once.
+        if ring.is_none() || looked.elapsed() >= LOOK {
+            looked = Instant::now();
+            ring = Events::open(&pins).ok();
             if let Some(ring) = &ring {
                 tell_losses(ring, shared, &mut lost);
             }

@@ -77,6 +77,25 @@ pub struct Flags {
     /// Write flow log lines to this file instead of the log.
     #[arg(long, value_name = "PATH", env = "PODGATE_FLOW_LOG_FILE")]
     pub flow_log_file: Option<PathBuf>,
+
+    /// Size in MB at which a log file is rotated to NAME.1; 0 = never.
+    #[arg(
+        long,
+        value_name = "MB",
+        default_value_t = 200,
+        env = "PODGATE_LOG_FILE_MAX_SIZE"
+    )]
+    pub log_file_max_size: u32,
+
+    /// Rotated log files that are kept.
+    #[arg(long, value_name = "FILES", default_value_t = 8, env = "PODGATE_LOG_FILE_MAX_BACKUPS",
+          value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub log_file_max_backups: u32,
+
+    /// Serve metrics of each pod, by name, to everybody who can reach the metrics' port.
+    #[arg(long, value_name = "BOOL", default_value_t = false, env = "PODGATE_METRICS_PER_POD",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub metrics_per_pod: bool,
 }
 
 impl Flags {

@@ -18,8 +18,11 @@ mod http;
 mod intake;
 mod kernel;
 mod local;
+mod log_file;
 mod logging;
 mod metrics;
 mod shared;
+mod systemd;
+mod threads;
 
 pub use daemon::run;

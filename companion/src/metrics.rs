@@ -1,7 +1,8 @@
 //! Prometheus' exposition: read from the kernel and the engine's counts when it is asked for.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use enforcer::endpoint::Endpoints;
@@ -15,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use verdict::layout::Counter;
 
-use crate::shared::Shared;
+use crate::shared::{Pod, Shared};
 
 type Count = prometheus_client::metrics::counter::Counter<u64, AtomicU64>;
 
@@ -70,14 +71,22 @@ struct Version {
     version: &'static str,
 }
 
+/// What is rendered.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Folder of the kernel objects.
+    pub(crate) bpf_dir: PathBuf,
+    /// Series that name pods too; otherwise only sums over all pods.
+    pub(crate) per_pod: bool,
+}
+
 /// All metrics as text.
-pub(crate) fn render(shared: &Shared, bpf_dir: &Path) -> Result<String, fmt::Error> {
+pub(crate) fn render(shared: &Shared, options: &Options) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("podgate");
     engine(&mut registry, shared);
     let mut amazon = Registry::default();
-    let pins = Pins::new(bpf_dir);
     // Without maps there is nothing to count; what cannot be read is left out, not made up.
-    if let Err(error) = kernel(&mut registry, &mut amazon, shared, &pins, bpf_dir) {
+    if let Err(error) = kernel(&mut registry, &mut amazon, shared, options) {
         tracing::debug!("read counters for the metrics: {error}");
     }
     let mut out = String::with_capacity(16 << 10);
@@ -207,11 +216,17 @@ fn kernel(
     registry: &mut Registry,
     amazon: &mut Registry,
     shared: &Shared,
-    pins: &Pins,
-    bpf_dir: &Path,
+    options: &Options,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let known = shared.known();
+    let pins = &Pins::new(&options.bpf_dir);
     let counted = observe::counters(pins)?;
+    let pods: BTreeMap<u32, &Pod> = known
+        .pods
+        .values()
+        .filter(|_| options.per_pod)
+        .map(|pod| (pod.endpoint_index, pod))
+        .collect();
     let (packets, bytes) = (
         Family::<Packets, Count>::default(),
         Family::<Packets, Count>::default(),
@@ -231,10 +246,7 @@ fn kernel(
             .inc_by(0);
     }
     for (endpoint_index, counted) in &counted {
-        let pod = known
-            .pods
-            .values()
-            .find(|pod| pod.endpoint_index == *endpoint_index);
+        let pod = pods.get(endpoint_index);
         if let Some(pod) = pod {
             let labels = PodLabels {
                 namespace: pod.namespace.clone(),
@@ -302,9 +314,11 @@ fn kernel(
         "Bytes of tracked flows that passed",
         ConstCounter::new(tracked_bytes),
     );
-    registry.register("pod_drops", "Packets dropped, by pod", drops);
-    registry.register("pod_packets", "Packets passed, by pod", pod_packets);
-    registry.register("pod_flows", "Tracked flows, by pod", pod_flows);
+    if options.per_pod {
+        registry.register("pod_drops", "Packets dropped, by pod", drops);
+        registry.register("pod_packets", "Packets passed, by pod", pod_packets);
+        registry.register("pod_flows", "Tracked flows, by pod", pod_flows);
+    }
     amazon.register("network_policy_drop_count", "Packets dropped", dropped);
     amazon.register("network_policy_drop_bytes", "Bytes dropped", dropped_bytes);
 
@@ -331,7 +345,7 @@ fn kernel(
         "Flows that each endpoint may always hold",
         u64::from(config.fair_share),
     );
-    let endpoints = Endpoints::open(bpf_dir)?;
+    let endpoints = Endpoints::open(&options.bpf_dir)?;
     gauge(
         "endpoint_entries",
         "Endpoint entries in the kernel",

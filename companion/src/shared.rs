@@ -18,7 +18,7 @@ pub(crate) struct Shared {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     /// Why the companion is not ready; `None` = it is.
-    pub(crate) unready: Option<String>,
+    pub(crate) unready: Option<Unready>,
     /// Pods by the life of their endpoints.
     pub(crate) pods: Arc<BTreeMap<u32, Pod>>,
     /// Pods by address.
@@ -32,6 +32,19 @@ pub(crate) struct Known {
     pub(crate) tables: [(&'static str, u64); 4],
     pub(crate) faults: u64,
     pub(crate) suspended: bool,
+}
+
+/// Why the companion is not ready, in words that name nobody: everybody can read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unready {
+    #[error("starting: the store is not read yet")]
+    Starting,
+    #[error("no maps are loaded yet: `podgatectl load`, or the first ADD")]
+    NoMaps,
+    #[error(
+        "the last change of policy is not applied, the policy before is in force: see `podgatectl status`"
+    )]
+    NotApplied,
 }
 
 /// A local pod.

@@ -37,7 +37,7 @@ fn get(node: &Node, port: u16, path: &str) -> Option<(u16, String)> {
 fn metrics_and_health_tell_what_is_there() {
     let mut node = Node::new();
     let (pod, client) = (node.pod(), node.pod());
-    node.start(&[]);
+    node.start(&["--metrics-per-pod"]);
     wait_until("health is served", LONG, || {
         get(&node, 8163, "/healthz").is_some_and(|(code, _)| code == 200)
     });
@@ -168,10 +168,16 @@ fn flow_logs_name_pods_and_reasons() {
             )
             && has(&text, &[&v6, "Dest Port: 81 ", "Verdict: DENY"])
     });
-    // Rotated away: a new file is begun.
-    fs::rename(&log, log.with_extension("1")).unwrap();
-    wait_until("a new file is begun", Duration::from_secs(20), || {
-        assert!(!node.connects(&client, &pod, 82));
-        has(&read(), &["Dest Port: 82 "])
-    });
+    // Rotated away: a new file is begun, with SIGHUP and without.
+    for (round, port) in [(1, 82), (2, 83)] {
+        fs::rename(&log, log.with_extension(round.to_string())).unwrap();
+        if round == 1 {
+            node.signal("HUP");
+        }
+        let wanted = format!("Dest Port: {port} ");
+        wait_until("a new file is begun", Duration::from_secs(20), || {
+            assert!(!node.connects(&client, &pod, port));
+            has(&read(), &[&wanted])
+        });
+    }
 }

@@ -7,7 +7,7 @@ use published::{SelectorOverrides, status};
 
 use super::Engine;
 use crate::local::Local;
-use crate::shared::Pod;
+use crate::shared::{Pod, Unready};
 
 impl Engine {
     pub(super) fn write_index(&mut self) {
@@ -81,10 +81,8 @@ impl Engine {
         let broken_files = told.files.len() as u64;
         let tables = self.status.tables;
         let unready = match (&self.status.error, self.status.maps) {
-            (Some(error), _) => Some(format!("policy cannot be applied: {error}")),
-            (None, status::Maps::Absent) => {
-                Some("no maps are loaded yet: `podgatectl load`, or the first ADD".to_owned())
-            }
+            (Some(_), _) => Some(Unready::NotApplied),
+            (None, status::Maps::Absent) => Some(Unready::NoMaps),
             (None, status::Maps::Loaded) => None,
         };
         self.shared.update(|known| {

@@ -262,6 +262,11 @@ impl Node {
     }
 
     pub fn start(&mut self, extra: &[&str]) {
+        self.start_under(&[], extra);
+    }
+
+    /// The same, by a program that starts another one (`prlimit`, for example).
+    pub fn start_under(&mut self, wrapper: &[&str], extra: &[&str]) {
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -269,6 +274,7 @@ impl Node {
             .unwrap();
         let child = Command::new("nsenter")
             .arg(format!("--net={}", self.netns().display()))
+            .args(wrapper)
             .arg(env!("CARGO_BIN_EXE_podgated"))
             .args([
                 "--state-dir",
@@ -276,12 +282,8 @@ impl Node {
                 "--bpf-dir",
                 self.bpf.to_str().unwrap(),
             ])
-            .args([
-                "--metrics-bind-addr",
-                "127.0.0.1:8162",
-                "--health-probe-bind-addr",
-                "127.0.0.1:8163",
-            ])
+            .env("PODGATE_METRICS_BIND_ADDR", ":8162")
+            .env("PODGATE_HEALTH_PROBE_BIND_ADDR", "127.0.0.1:8163")
             .args(["--log-level", "debug"])
             .args(extra)
             .stdin(Stdio::null())
@@ -303,6 +305,10 @@ impl Node {
 
     pub fn pid(&self) -> u32 {
         self.daemon.as_ref().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        run(&format!("kill -s {signal} {}", self.pid()));
     }
 
     pub fn stop(&mut self, signal: &str) {
