@@ -340,10 +340,10 @@ impl Cluster {
             return;
         }
         let known: BTreeSet<_> = before.targets().collect();
-        for (address, protocol, port) in after.targets().filter(|t| !known.contains(t)) {
+        for (address, ..) in after.targets().filter(|t| !known.contains(t)) {
             let mut is_pod = false;
             for pod in self.pods.at(address) {
-                is_pod = true;
+                is_pod |= !pod.host_network;
                 let namespace = self.pods.namespace_labels(&pod.namespace);
                 self.watch
                     .of_pod(pod, &namespace, &self.pods, &mut self.touched);
@@ -351,9 +351,8 @@ impl Cluster {
             if !is_pod {
                 self.watch.of_any_node(&mut self.touched);
             }
-            self.watch
-                .of_address(address, protocol, port, &mut self.touched);
         }
+        self.watch.of_route(after, &mut self.touched);
     }
 
     fn resolve_one(&mut self, id: PolicyId) -> Option<Arc<PolicyFile>> {

@@ -10,9 +10,14 @@
 //! - the same objects give the same bytes, whatever the order and the history in which they came;
 //! - a change touches the policies that name what changed, and its cost follows them, not the cluster.
 //!
-//! Two choices where the specification is silent. "Any peer" is always written for both families: a pod can have
-//! addresses of a family that its status does not show (egress-cni's). An `ipBlock` that holds a Service's own address
-//! allows that address: whoever writes the block of the Services means them.
+//! Choices where the specification is silent
+//! - "Any peer" is always written for both families: a pod can have addresses of a family that its status does not show
+//!   (egress-cni's).
+//! - A packet to a Service is judged by what its ready backends get: in a block that holds the Service's address and not
+//!   the backends, the address is a hole. Where only some are allowed, the address is (strict: is not), and that is a
+//!   finding. A rule that names exactly the Service's address means it; a cluster rule that denies it does too.
+//! - A namespace without its object has labels that nobody knows: it matches no negative selector, and that is a finding.
+#![forbid(unsafe_code)]
 
 mod allow;
 mod cluster;

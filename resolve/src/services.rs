@@ -59,7 +59,10 @@ pub(super) struct Services {
     /// As of the last refresh; Services without cluster addresses lead nowhere that a policy must name.
     routes: BTreeMap<ServiceKey, Arc<Route>>,
     by_backend: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
+    by_address: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
+    /// Services with a port that leads to another number, by that number and by their own.
     by_target: BTreeMap<(Protocol, u16), BTreeSet<ServiceKey>>,
+    by_port: BTreeMap<(Protocol, u16), BTreeSet<ServiceKey>>,
     /// Services with a selector: by namespace and one label of it.
     by_label: BTreeMap<(String, String, String), BTreeSet<String>>,
     /// Changed since the last refresh.
@@ -182,20 +185,8 @@ impl Services {
             if before == after {
                 continue;
             }
-            for (address, protocol, port) in before.targets() {
-                forget(&mut self.by_backend, &address, &key);
-                forget(&mut self.by_target, &(protocol, port), &key);
-            }
-            for (address, protocol, port) in after.targets() {
-                self.by_backend
-                    .entry(address)
-                    .or_default()
-                    .insert(key.clone());
-                self.by_target
-                    .entry((protocol, port))
-                    .or_default()
-                    .insert(key.clone());
-            }
+            self.index(&key, &before, Put::Out);
+            self.index(&key, &after, Put::In);
             if after.addresses.is_empty() {
                 self.routes.remove(&key);
             } else {
@@ -204,6 +195,22 @@ impl Services {
             changes.push((key, before, after));
         }
         changes
+    }
+
+    /// Puts a Service's route into the indexes, or takes it out.
+    fn index(&mut self, key: &ServiceKey, route: &Route, put: Put) {
+        for address in &route.addresses {
+            put.put(&mut self.by_address, address, key);
+        }
+        for port in &route.ports {
+            for (address, target) in &port.backends {
+                put.put(&mut self.by_backend, address, key);
+                if *target != port.port {
+                    put.put(&mut self.by_target, &(port.protocol, *target), key);
+                    put.put(&mut self.by_port, &(port.protocol, port.port), key);
+                }
+            }
+        }
     }
 
     fn route(&self, key: &ServiceKey, pods: &Pods) -> Route {
@@ -273,23 +280,81 @@ impl Services {
         self.by_backend.get(&address).into_iter().flatten()
     }
 
-    /// Services that lead into a block.
-    pub(super) fn leading_into(&self, block: &Prefix) -> impl Iterator<Item = &ServiceKey> {
-        self.by_backend
-            .range(block.address()..=block.last_address())
-            .flat_map(|(_, keys)| keys)
+    /// Services that have an address.
+    pub(super) fn with_address(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        self.by_address.get(&address).into_iter().flatten()
     }
 
-    /// Services that lead to a port in a range.
-    pub(super) fn leading_to_port(
+    /// Services of which a block with holes holds an address and not every backend, or a backend and not every address:
+    /// by the smaller of two ways to find them, so that it costs what differs where most does not.
+    pub(super) fn crossing(
+        &self,
+        block: &Prefix,
+        except: &[Prefix],
+        found: &mut BTreeSet<ServiceKey>,
+    ) {
+        let crossing = [
+            (&self.by_address, &self.by_backend),
+            (&self.by_backend, &self.by_address),
+        ];
+        for (inside, outside) in crossing {
+            let mut within = range_of(inside, block).flat_map(|(_, keys)| keys);
+            let around = around(outside, block)
+                .chain(except.iter().flat_map(|hole| range_of(outside, hole)));
+            let mut around = around.flat_map(|(_, keys)| keys);
+            let (mut first, mut second) = (Vec::new(), Vec::new());
+            let smaller = loop {
+                match (within.next(), around.next()) {
+                    (None, _) => break first,
+                    (_, None) => break second,
+                    (Some(a), Some(b)) => {
+                        first.push(a);
+                        second.push(b);
+                    }
+                }
+            };
+            found.extend(smaller.into_iter().cloned());
+        }
+    }
+
+    /// Services with a port in a range that leads to another, or is led to from another.
+    pub(super) fn shifted(
         &self,
         protocol: Protocol,
         (first, last): (u16, u16),
     ) -> impl Iterator<Item = &ServiceKey> {
-        self.by_target
-            .range((protocol, first)..=(protocol, last))
+        let range = (protocol, first)..=(protocol, last);
+        let by_port = self.by_port.range(range.clone());
+        by_port
+            .chain(self.by_target.range(range))
             .flat_map(|(_, keys)| keys)
     }
+}
+
+type ByAddress = BTreeMap<IpAddr, BTreeSet<ServiceKey>>;
+
+fn range_of<'a>(
+    map: &'a ByAddress,
+    block: &Prefix,
+) -> impl Iterator<Item = (&'a IpAddr, &'a BTreeSet<ServiceKey>)> + use<'a> {
+    map.range(block.address()..=block.last_address())
+}
+
+/// What is of the block's family and outside of it.
+fn around<'a>(
+    map: &'a ByAddress,
+    block: &Prefix,
+) -> impl Iterator<Item = (&'a IpAddr, &'a BTreeSet<ServiceKey>)> + use<'a> {
+    use std::ops::Bound::{Excluded, Included};
+    let all = Prefix::everything(block.family());
+    let below = (block.address() > all.address())
+        .then(|| map.range((Included(all.address()), Excluded(block.address()))));
+    let above = (block.last_address() < all.last_address())
+        .then(|| map.range((Excluded(block.last_address()), Included(all.last_address()))));
+    below
+        .into_iter()
+        .flatten()
+        .chain(above.into_iter().flatten())
 }
 
 /// Those that are ready, in each family on its own; all where none is: then nobody is led anywhere, and the address is
@@ -323,11 +388,30 @@ fn target(pod: &Pod, protocol: Protocol, target: &Target) -> Option<u16> {
     }
 }
 
-fn forget<K: Ord>(index: &mut BTreeMap<K, BTreeSet<ServiceKey>>, at: &K, key: &ServiceKey) {
-    if let Some(keys) = index.get_mut(at) {
-        keys.remove(key);
-        if keys.is_empty() {
-            index.remove(at);
+/// Puts a Service under a key of an index, or takes it away.
+#[derive(Clone, Copy)]
+enum Put {
+    In,
+    Out,
+}
+
+impl Put {
+    fn put<K: Ord + Clone>(
+        self,
+        index: &mut BTreeMap<K, BTreeSet<ServiceKey>>,
+        at: &K,
+        key: &ServiceKey,
+    ) {
+        match self {
+            Self::In => drop(index.entry(at.clone()).or_default().insert(key.clone())),
+            Self::Out => {
+                if let Some(keys) = index.get_mut(at) {
+                    keys.remove(key);
+                    if keys.is_empty() {
+                        index.remove(at);
+                    }
+                }
+            }
         }
     }
 }

@@ -7,11 +7,14 @@ use std::{
 };
 
 use super::{
+    allow::PortSet,
+    expand::peers,
     model::{Namespaces, Peer, Pod, PodSet, PolicyObject, PortMatch, Rule},
     pods::{NamespaceLabels, Pods, pivot},
+    services::Route,
 };
 use policy::{
-    documents::{Labels, Protocol},
+    documents::Labels,
     prefix::{Family, Prefix},
     select::Selector,
 };
@@ -60,8 +63,8 @@ impl Handle {
     }
 }
 
-/// The port by which a block's rule can be found; `None` = it is not about one port.
-type BlockPort = Option<(Protocol, u16)>;
+/// The rest of an egress rule about a block: its holes and its ports.
+type BlockRule = (Vec<Prefix>, PortSet);
 
 /// Lists of what policies have under a key.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ pub(super) struct Watch {
     sets: Index<Handle, PodSet>,
     namespaces: Index<Handle, Selector>,
     port_names: Index<String, ()>,
-    blocks: Index<(Prefix, BlockPort), ()>,
+    blocks: Index<Prefix, BlockRule>,
     /// Lengths of blocks, with how many there are.
     lengths: BTreeMap<(Family, u8), usize>,
     /// Policies with nodes as peers.
@@ -125,12 +128,10 @@ impl Watch {
         for name in port_names(policy) {
             self.port_names.put(name.to_owned(), id, ());
         }
-        for key in blocks(policy) {
-            *self
-                .lengths
-                .entry((key.0.family(), key.0.len()))
-                .or_default() += 1;
-            self.blocks.put(key, id, ());
+        for (block, rule) in blocks(policy) {
+            let length = (block.family(), block.len());
+            *self.lengths.entry(length).or_default() += 1;
+            self.blocks.put(block, id, rule);
         }
         let nodes: Vec<_> = nodes(policy).cloned().collect();
         if !nodes.is_empty() {
@@ -152,15 +153,15 @@ impl Watch {
         for name in port_names(policy) {
             self.port_names.remove(&name.to_owned(), id);
         }
-        for key in blocks(policy) {
-            let length = (key.0.family(), key.0.len());
+        for (block, _) in blocks(policy) {
+            let length = (block.family(), block.len());
             if let Some(count) = self.lengths.get_mut(&length) {
                 *count -= 1;
                 if *count == 0 {
                     self.lengths.remove(&length);
                 }
             }
-            self.blocks.remove(&key, id);
+            self.blocks.remove(&block, id);
         }
         self.nodes.remove(&id);
     }
@@ -230,26 +231,43 @@ impl Watch {
         touched.extend(self.nodes.keys());
     }
 
-    /// Policies with a block that may hold this port of this address.
-    pub(super) fn of_address(
-        &self,
-        address: IpAddr,
-        protocol: Protocol,
-        port: u16,
-        touched: &mut BTreeSet<PolicyId>,
-    ) {
-        let family = Family::of(address);
-        for (_, len) in self
-            .lengths
-            .range((family, 0)..=(family, u8::MAX))
-            .map(|(length, _)| length)
-        {
-            let block = Prefix::new(address, *len);
-            for key in [(block, None), (block, Some((protocol, port)))] {
-                touched.extend(self.blocks.under(&key).map(|(id, ())| id));
+    /// Policies with a block that holds a Service's address otherwise than its backends.
+    pub(super) fn of_route(&self, route: &Route, touched: &mut BTreeSet<PolicyId>) {
+        let backends = route.targets().map(|(address, ..)| address);
+        let addresses: BTreeSet<IpAddr> = route.addresses.iter().copied().chain(backends).collect();
+        let mut blocks = BTreeSet::new();
+        for address in addresses {
+            let family = Family::of(address);
+            let lengths = self.lengths.range((family, 0)..=(family, u8::MAX));
+            blocks.extend(lengths.map(|((_, len), _)| Prefix::new(address, *len)));
+        }
+        for block in blocks {
+            for (id, (except, ports)) in self.blocks.under(&block) {
+                if !touched.contains(&id) && crosses(&block, except, ports, route) {
+                    touched.insert(id);
+                }
             }
         }
     }
+}
+
+/// Whether a rule about a block holds a Service's address otherwise than one of its backends.
+fn crosses(block: &Prefix, except: &[Prefix], ports: &PortSet, route: &Route) -> bool {
+    let within =
+        |address: &IpAddr| block.holds(*address) && !except.iter().any(|hole| hole.holds(*address));
+    let of_family = |address: &&IpAddr| Family::of(**address) == block.family();
+    let exact = block.is_exact();
+    route.ports.iter().any(|port| {
+        let held = ports.holds(port.protocol, port.port);
+        route.addresses.iter().filter(of_family).any(|address| {
+            let allowed = held && within(address);
+            let backends = port.backends.iter().filter(|(a, _)| of_family(&a));
+            backends.into_iter().any(|(backend, target)| {
+                (exact && within(address))
+                    || allowed != (within(backend) && ports.holds(port.protocol, *target))
+            })
+        })
+    })
 }
 
 fn nodes(policy: &PolicyObject) -> impl Iterator<Item = &Selector> {
@@ -281,41 +299,30 @@ fn port_names(policy: &PolicyObject) -> impl Iterator<Item = &str> {
         })
 }
 
-/// Blocks of egress rules, by their ports: a Service that leads into one may have to be allowed. A block of everything
-/// with every port holds the Service's own address too.
-fn blocks(policy: &PolicyObject) -> impl Iterator<Item = (Prefix, BlockPort)> {
+/// Blocks of egress rules. A block of everything with every port holds a Service's address and its backends alike.
+fn blocks(policy: &PolicyObject) -> impl Iterator<Item = (Prefix, BlockRule)> {
     policy.egress.iter().flat_map(|rule| {
-        let mut prefixes = Vec::new();
+        let mut blocks: Vec<(Prefix, Vec<Prefix>)> = Vec::new();
         match &rule.peers {
             None if rule.ports.is_none() => {}
-            None => prefixes.extend(Family::ALL.map(Prefix::everything)),
+            None => blocks.extend(Family::ALL.map(|f| (Prefix::everything(f), Vec::new()))),
             Some(peers) => {
                 for peer in peers {
                     match peer {
-                        Peer::Block { cidr, .. } => prefixes.push(*cidr),
-                        Peer::Networks(networks) => prefixes.extend(networks),
+                        Peer::Block { cidr, except } => blocks.push((*cidr, except.clone())),
+                        Peer::Networks(networks) => {
+                            blocks.extend(networks.iter().map(|cidr| (*cidr, Vec::new())));
+                        }
                         _ => {}
                     }
                 }
             }
         }
-        let ports: Vec<BlockPort> = match &rule.ports {
-            None => vec![None],
-            Some(ports) => ports
-                .iter()
-                .filter_map(|port| match port {
-                    PortMatch::Numbers {
-                        protocol,
-                        ports: Some((first, last)),
-                    } if first == last => Some(Some((*protocol, *first))),
-                    PortMatch::Numbers { .. } => Some(None),
-                    PortMatch::Named { .. } => None,
-                })
-                .collect(),
-        };
-        prefixes
+        let ports = peers::numbers(rule);
+        blocks
             .into_iter()
-            .flat_map(move |prefix| ports.clone().into_iter().map(move |port| (prefix, port)))
+            .filter(|_| !ports.is_nothing())
+            .map(|(block, except)| (block, (except, ports.clone())))
             .collect::<Vec<_>>()
     })
 }

@@ -67,7 +67,7 @@ impl View<'_> {
     }
 
     fn ordered_egress(&self, policy: &PolicyObject, out: &mut Expansion) -> Vec<Line> {
-        let rules: Vec<(Action, Entries)> = policy
+        let mut rules: Vec<(Action, Entries)> = policy
             .egress
             .iter()
             .enumerate()
@@ -81,7 +81,7 @@ impl View<'_> {
                 (rule.action, entries)
             })
             .collect();
-        let services = self.services_ordered(&rules, out);
+        let services = self.services_ordered(&mut rules, out);
         let mut egress = Vec::new();
         for (((action, entries), services), rule) in
             rules.into_iter().zip(services).zip(&policy.egress)

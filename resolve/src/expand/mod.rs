@@ -2,7 +2,7 @@
 
 mod cluster;
 mod network;
-mod peers;
+pub(super) mod peers;
 mod routes;
 
 use std::{

@@ -45,9 +45,7 @@ impl View<'_> {
         }
         let mut own_services = Vec::new();
         if policy.isolates.egress {
-            let (for_all, each) = self.services_allowed(&egress, subjects, out);
-            egress.add_all(for_all);
-            own_services = each;
+            own_services = self.services_allowed(&mut egress, subjects, out);
         }
 
         let mut own: BTreeMap<Own, Vec<&Arc<Pod>>> = BTreeMap::new();

@@ -14,7 +14,7 @@ use policy::{
 };
 
 /// The ports that a rule gives as numbers.
-pub(super) fn numbers(rule: &Rule) -> PortSet {
+pub(crate) fn numbers(rule: &Rule) -> PortSet {
     let Some(ports) = &rule.ports else {
         return PortSet::All;
     };

@@ -4,14 +4,14 @@
 //! ready backends on their target ports.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
 use super::{Expansion, View};
 use crate::{
-    allow::{Entries, Lookup, PortSet},
+    allow::{Entries, Lookup, PortSet, Ports},
     finding::FindingKind,
     model::Pod,
     services::{RoutePort, ServiceKey},
@@ -40,26 +40,23 @@ impl Way<'_> {
 }
 
 impl View<'_> {
-    /// Services that lead to something that the entries hold, without those that need not be named: a block of everything
-    /// holds their addresses too.
+    /// Services of which the entries may hold the address otherwise than the backends.
     fn candidates(&self, entries: &Entries, found: &mut BTreeSet<ServiceKey>) {
         for ((block, except), ports) in entries.iter() {
-            match ports {
-                _ if block.is_exact() => {
-                    found.extend(self.services.leading_to(block.address()).cloned());
-                }
-                PortSet::All if block.len() == 0 && except.is_empty() => {}
-                PortSet::All => found.extend(self.services.leading_into(block).cloned()),
-                PortSet::Some(entries) => {
-                    for entry in entries {
-                        let range = entry.ports.unwrap_or((0, u16::MAX));
-                        let protocols = match entry.protocol {
-                            Some(protocol) => vec![protocol],
-                            None => Protocol::ALL.to_vec(),
-                        };
-                        for protocol in protocols {
-                            found.extend(self.services.leading_to_port(protocol, range).cloned());
-                        }
+            if block.is_exact() {
+                found.extend(self.services.leading_to(block.address()).cloned());
+                found.extend(self.services.with_address(block.address()).cloned());
+                continue;
+            }
+            self.services.crossing(block, except, found);
+            let PortSet::Some(entries) = ports else {
+                continue;
+            };
+            for entry in entries {
+                let range = entry.ports.unwrap_or((0, u16::MAX));
+                for protocol in Protocol::ALL {
+                    if entry.protocol.is_none_or(|own| own == protocol) {
+                        found.extend(self.services.shifted(protocol, range).cloned());
                     }
                 }
             }
@@ -97,59 +94,95 @@ impl View<'_> {
         }
     }
 
-    /// The Services' addresses that a NetworkPolicy's entries allow: for everybody, and for each subject those that lead
-    /// nowhere but to itself, which no policy can forbid.
+    /// Makes a NetworkPolicy's entries hold a Service's address where they hold its backends: takes it out of blocks or
+    /// puts it in. Gives, for each subject, the addresses that lead nowhere but to itself, which no policy can forbid.
     pub(super) fn services_allowed(
         &self,
-        entries: &Entries,
+        entries: &mut Entries,
         subjects: &[&Arc<Pod>],
         out: &mut Expansion,
-    ) -> (Entries, Vec<Entries>) {
+    ) -> Vec<Entries> {
         let lookup = Lookup::new(entries);
         let mut found = BTreeSet::new();
         self.candidates(entries, &mut found);
         out.consulted.extend(found.iter().cloned());
 
-        let mut for_all = Entries::default();
+        let mut added = Entries::default();
+        let mut cuts: BTreeMap<IpAddr, Ports> = BTreeMap::new();
         self.each_way(&found, |key, way| {
-            let protocol = way.port.protocol;
+            let (protocol, port) = (way.port.protocol, way.port.port);
             let refused = way.refused(&lookup);
+            let partial = !refused.is_empty();
             let any = way
                 .backends
                 .iter()
                 .any(|(address, port)| lookup.holds(*address, protocol, *port));
-            if !any {
-                return;
-            }
+            let name = format!("{}/{}", key.0, key.1);
+            let tell = |what: &str, out: &mut Expansion| {
+                out.find(
+                    FindingKind::ServiceWider,
+                    "spec.egress".to_owned(),
+                    format!(
+                        "Service {name} port {port}/{} leads to pods that the policy does not allow{}: its address is {what}",
+                        protocol.name(),
+                        if any { " as well" } else { "" },
+                    ),
+                );
+            };
             for address in &way.addresses {
-                if lookup.holds(*address, protocol, way.port.port) {
-                    continue;
-                }
-                let partial = !refused.is_empty();
-                if partial {
-                    let name = format!("{}/{}", key.0, key.1);
-                    let text = |what: &str| {
-                        format!(
-                            "Service {name} port {}/{} leads to pods that the policy does not allow as well: its address is {what}",
-                            way.port.port,
-                            protocol.name()
-                        )
-                    };
-                    if self.strict_services {
-                        out.find(FindingKind::ServiceWider, "spec.egress".to_owned(), text("not allowed"));
-                        continue;
+                let named = lookup.names(*address, protocol, port);
+                let covered = lookup.covers(*address, protocol, port);
+                let allowed = match (partial, named) {
+                    (false, _) => true,
+                    (true, true) => {
+                        tell("named by the policy, and allowed", out);
+                        out.wider.insert(name.clone());
+                        true
                     }
-                    if !only_itself(subjects, &refused) {
-                        out.find(FindingKind::ServiceWider, "spec.egress".to_owned(), text("allowed all the same"));
-                        out.wider.insert(name);
+                    (true, false) if !any => false,
+                    (true, false) if self.strict_services => {
+                        tell("not allowed", out);
+                        false
                     }
+                    (true, false) => {
+                        if !only_itself(subjects, &refused) {
+                            tell("allowed all the same", out);
+                            out.wider.insert(name.clone());
+                        }
+                        true
+                    }
+                };
+                match (allowed, named || covered) {
+                    (true, false) => {
+                        added.add_address(*address, &PortSet::one(protocol, port));
+                    }
+                    (false, true) => {
+                        cuts.entry(*address).or_default().insert((protocol, port));
+                    }
+                    _ => {}
                 }
-                for_all.add_address(*address, &PortSet::one(protocol, way.port.port));
             }
         });
+        // Found by the entries as the policy gives them.
+        let (own, services) = self.own_services(subjects, &lookup, &cuts, &added);
+        drop(lookup);
+        out.consulted.extend(services);
+        entries.cut(&cuts);
+        entries.add_all(added);
+        own
+    }
 
+    /// For each subject, addresses of Services that lead only to itself beside what is allowed; and the Services that were
+    /// looked at.
+    fn own_services(
+        &self,
+        subjects: &[&Arc<Pod>],
+        lookup: &Lookup<'_>,
+        cuts: &BTreeMap<IpAddr, Ports>,
+        added: &Entries,
+    ) -> (Vec<Entries>, BTreeSet<ServiceKey>) {
         let mut each = vec![Entries::default(); subjects.len()];
-        let everybody = Lookup::new(&for_all);
+        let everybody = Lookup::new(added);
         let mut by_address: HashMap<IpAddr, Vec<usize>> = HashMap::new();
         for (place, subject) in subjects.iter().enumerate().filter(|(_, s)| s.is_peer()) {
             for address in &subject.addresses {
@@ -162,8 +195,8 @@ impl View<'_> {
             .cloned()
             .collect();
         self.each_way(&found, |_, way| {
-            let protocol = way.port.protocol;
-            let refused = way.refused(&lookup);
+            let (protocol, port) = (way.port.protocol, way.port.port);
+            let refused = way.refused(lookup);
             // Whoever is all that is refused stands behind the first of it.
             let Some(first) = refused.first() else {
                 return;
@@ -174,23 +207,25 @@ impl View<'_> {
                     continue;
                 }
                 for address in &way.addresses {
-                    if !lookup.holds(*address, protocol, way.port.port)
-                        && !everybody.holds(*address, protocol, way.port.port)
-                    {
-                        let ports = PortSet::one(protocol, way.port.port);
-                        each[*place].add_address(*address, &ports);
+                    let cut = cuts
+                        .get(address)
+                        .is_some_and(|ports| ports.contains(&(protocol, port)));
+                    let held = lookup.holds(*address, protocol, port) && !cut;
+                    if !held && !everybody.holds(*address, protocol, port) {
+                        each[*place].add_address(*address, &PortSet::one(protocol, port));
                     }
                 }
             }
         });
-        out.consulted.extend(found);
-        (for_all, each)
+        (each, found)
     }
 
-    /// The Services' addresses that ordered rules are about: for each rule those that go with it.
+    /// Makes the first of ordered rules that speaks about a Service's address the one that its backends meet: takes the
+    /// address out of rules before it, or puts it in. A rule that names the address itself means it, and Deny is never
+    /// taken away. Gives for each rule the addresses that go with it.
     pub(super) fn services_ordered(
         &self,
-        rules: &[(Action, Entries)],
+        rules: &mut [(Action, Entries)],
         out: &mut Expansion,
     ) -> Vec<Entries> {
         let lookups: Vec<_> = rules
@@ -198,7 +233,7 @@ impl View<'_> {
             .map(|(action, entries)| (*action, Lookup::new(entries)))
             .collect();
         let mut found = BTreeSet::new();
-        for (_, entries) in rules {
+        for (_, entries) in rules.iter() {
             self.candidates(entries, &mut found);
         }
         out.consulted.extend(found.iter().cloned());
@@ -209,8 +244,9 @@ impl View<'_> {
         };
         let action = |place: Option<usize>| place.map(|place| lookups[place].0);
         let mut with = vec![Entries::default(); rules.len()];
+        let mut cuts: Vec<BTreeMap<IpAddr, Ports>> = vec![BTreeMap::new(); rules.len()];
         self.each_way(&found, |key, way| {
-            let protocol = way.port.protocol;
+            let (protocol, port) = (way.port.protocol, way.port.port);
             let places: Vec<Option<usize>> = way
                 .backends
                 .iter()
@@ -223,7 +259,7 @@ impl View<'_> {
                 ranks.last()
             };
             // The rule that speaks first among those that say what is chosen.
-            let place = places
+            let led = places
                 .iter()
                 .filter(|place| Some(&rank(action(**place))) == chosen)
                 .min()
@@ -231,28 +267,55 @@ impl View<'_> {
                 .flatten();
             let differ = ranks.len() > 1;
             for address in &way.addresses {
-                let own = first(*address, protocol, way.port.port);
-                let spoken = own.is_some_and(|own| place.is_none_or(|place| own <= place));
-                if spoken {
+                let own = lookups.iter().position(|(action, lookup)| {
+                    lookup.names(*address, protocol, port)
+                        || (*action == Action::Deny && lookup.covers(*address, protocol, port))
+                });
+                if own.is_some_and(|own| led.is_none_or(|led| own <= led)) {
+                    cut_before(&mut cuts, &lookups, own, *address, (protocol, port));
                     continue;
                 }
+                cut_before(&mut cuts, &lookups, led, *address, (protocol, port));
                 if differ && !self.strict_services {
                     let name = format!("{}/{}", key.0, key.1);
-                    out.find(FindingKind::ServiceWider, "spec.egress".to_owned(),
+                    out.find(
+                        FindingKind::ServiceWider,
+                        "spec.egress".to_owned(),
                         format!(
-                            "Service {name} port {}/{} leads to pods on which the rules do not agree: the most permissive one holds for its address",
-                            way.port.port,
+                            "Service {name} port {port}/{} leads to pods on which the rules do not agree: the most permissive one holds for its address",
                             protocol.name()
                         ),
                     );
                     out.wider.insert(name);
                 }
-                if let Some(place) = place {
-                    with[place].add_address(*address, &PortSet::one(protocol, way.port.port));
+                if let Some(led) = led
+                    && !lookups[led].1.holds(*address, protocol, port)
+                {
+                    with[led].add_address(*address, &PortSet::one(protocol, port));
                 }
             }
         });
+        drop(lookups);
+        for ((_, entries), cuts) in rules.iter_mut().zip(&cuts) {
+            entries.cut(cuts);
+        }
         with
+    }
+}
+
+/// Takes an address out of the rules before one, or out of all where none speaks.
+fn cut_before(
+    cuts: &mut [BTreeMap<IpAddr, Ports>],
+    lookups: &[(Action, Lookup<'_>)],
+    before: Option<usize>,
+    address: IpAddr,
+    port: (Protocol, u16),
+) {
+    let most = before.unwrap_or(lookups.len());
+    for (cuts, (_, lookup)) in cuts.iter_mut().zip(lookups).take(most) {
+        if lookup.covers(address, port.0, port.1) {
+            cuts.entry(address).or_default().insert(port);
+        }
     }
 }
 

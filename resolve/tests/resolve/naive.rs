@@ -18,6 +18,19 @@ pub(crate) struct Packet {
     pub(crate) port: u64,
 }
 
+/// How a rule has to name an address: in any way, or the address itself and not a block around it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Naming {
+    Any,
+    Itself,
+}
+
+/// A block of more than one address.
+fn is_wide(cidr: &Value) -> bool {
+    cidr.as_str()
+        .is_some_and(|cidr| !cidr.ends_with(if cidr.contains(':') { "/128" } else { "/32" }))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Direction {
     Ingress,
@@ -181,9 +194,10 @@ impl<'a> Naive<'a> {
             .collect();
         if !isolating.is_empty() {
             return isolating.iter().any(|policy| {
-                self.policy_allows(policy, pod, direction, address, packet)
-                    || (direction == Direction::Egress
-                        && self.policy_allows_service(policy, pod, address, packet))
+                if direction == Direction::Egress && !self.backends(address, packet).is_empty() {
+                    return self.policy_allows_service(policy, pod, address, packet);
+                }
+                self.policy_allows(policy, pod, direction, address, packet, Naming::Any)
             });
         }
         self.tier("Baseline", pod, direction, address, packet) != Some("Deny")
@@ -196,11 +210,14 @@ impl<'a> Naive<'a> {
         direction: Direction,
         address: IpAddr,
         packet: Packet,
+        naming: Naming,
     ) -> bool {
         list(&policy["spec"][direction.rules()]).any(|rule| {
             let peers = &rule[direction.peers()];
             let anybody = list(peers).next().is_none();
-            (anybody || list(peers).any(|peer| self.peer_matches(peer, policy, address)))
+            let itself = |peer: &Value| naming == Naming::Any || !is_wide(&peer["ipBlock"]["cidr"]);
+            ((anybody && naming == Naming::Any)
+                || list(peers).any(|peer| itself(peer) && self.peer_matches(peer, policy, address)))
                 && self.ports_match(&rule["ports"], pod, direction, address, packet)
         })
     }
@@ -318,9 +335,15 @@ impl<'a> Naive<'a> {
         direction: Direction,
         address: IpAddr,
         packet: Packet,
+        naming: Naming,
     ) -> Option<usize> {
         list(&policy["spec"][direction.rules()]).position(|rule| {
-            list(&rule[direction.peers()]).any(|peer| self.cluster_peer_matches(peer, address))
+            let naming = match rule["action"] == "Deny" {
+                true => Naming::Any,
+                false => naming,
+            };
+            list(&rule[direction.peers()])
+                .any(|peer| self.cluster_peer_matches(peer, address, naming))
                 && self.protocols_match(&rule["protocols"], pod, direction, address, packet)
         })
     }
@@ -338,7 +361,13 @@ impl<'a> Naive<'a> {
                 .as_str()
                 .unwrap()
         };
-        let own = self.first_rule(policy, pod, direction, address, packet);
+        let backends = self.backends(address, packet);
+        // Behind a Service's address its backends decide, but for rules that name the address itself, and refusals.
+        let naming = match backends.is_empty() || direction == Direction::Ingress {
+            true => Naming::Any,
+            false => Naming::Itself,
+        };
+        let own = self.first_rule(policy, pod, direction, address, packet, naming);
         if direction == Direction::Ingress {
             return own.map(action);
         }
@@ -348,12 +377,11 @@ impl<'a> Naive<'a> {
             Some("Accept") => 2,
             _ => 1,
         };
-        let backends: Vec<Option<usize>> = self
-            .backends(address, packet)
+        let backends: Vec<Option<usize>> = backends
             .into_iter()
             .map(|(backend, port)| {
                 let packet = Packet { port, ..packet };
-                self.first_rule(policy, pod, direction, backend, packet)
+                self.first_rule(policy, pod, direction, backend, packet, Naming::Any)
             })
             .collect();
         let chosen = match self.strict_services {
@@ -372,9 +400,11 @@ impl<'a> Naive<'a> {
         }
     }
 
-    fn cluster_peer_matches(&self, peer: &Value, address: IpAddr) -> bool {
+    fn cluster_peer_matches(&self, peer: &Value, address: IpAddr, naming: Naming) -> bool {
         if let Some(networks) = peer.get("networks") {
-            return list(networks).any(|network| in_block(network, address));
+            return list(networks).any(|network| {
+                in_block(network, address) && (naming == Naming::Any || !is_wide(network))
+            });
         }
         if let Some(selector) = peer.get("nodes") {
             return self.of_kind("Node").any(|node| {
@@ -422,7 +452,16 @@ impl<'a> Naive<'a> {
     fn backends(&self, address: IpAddr, packet: Packet) -> Vec<(IpAddr, u64)> {
         let mut out = Vec::new();
         for service in self.of_kind("Service") {
-            let here = list(&service["spec"]["clusterIPs"])
+            let spec = &service["spec"];
+            if list(&spec["clusterIPs"]).all(|ip| ip == "None") {
+                continue;
+            }
+            let balancers = list(&service["status"]["loadBalancer"]["ingress"])
+                .filter(|entry| entry["ipMode"] != "Proxy" && entry.get("ip").is_some())
+                .map(|entry| &entry["ip"]);
+            let here = list(&spec["clusterIPs"])
+                .chain(list(&spec["externalIPs"]))
+                .chain(balancers)
                 .any(|ip| ip.as_str().unwrap().parse() == Ok(address));
             if !here {
                 continue;
@@ -550,7 +589,7 @@ impl<'a> Naive<'a> {
         out
     }
 
-    /// A Service's address is allowed where a backend is (strict: where all are), and where it leads to the pod itself only.
+    /// The Service's address is allowed where a backend is (strict: where all are), and where it leads to the pod itself only.
     fn policy_allows_service(
         &self,
         policy: &Value,
@@ -564,8 +603,26 @@ impl<'a> Naive<'a> {
                 port: *port,
                 ..packet
             };
-            self.policy_allows(policy, pod, Direction::Egress, *backend, packet)
+            self.policy_allows(
+                policy,
+                pod,
+                Direction::Egress,
+                *backend,
+                packet,
+                Naming::Any,
+            )
         };
+        // Whoever names the Service's own address means it.
+        if self.policy_allows(
+            policy,
+            pod,
+            Direction::Egress,
+            address,
+            packet,
+            Naming::Itself,
+        ) {
+            return true;
+        }
         let itself = |(backend, _): &(IpAddr, u64)| !finished(pod) && has_address(pod, *backend);
         let all = !backends.is_empty() && backends.iter().all(|b| allowed(b) || itself(b));
         all || (!self.strict_services && backends.iter().any(allowed))

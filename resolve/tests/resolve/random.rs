@@ -217,6 +217,10 @@ fn block() -> impl Strategy<Value = Value> {
         json!({"cidr": "10.0.0.2/32"}),
         json!({"cidr": "fd00::/125", "except": ["fd00::2/128"]}),
         json!({"cidr": "10.96.0.1/32"}),
+        json!({"cidr": "0.0.0.0/4", "except": ["10.0.0.1/32"]}),
+        json!({"cidr": "10.96.0.0/12"}),
+        json!({"cidr": "fd00::/8", "except": ["fd00::1/128", "fd96::1/128"]}),
+        json!({"cidr": "192.0.2.0/24", "except": ["192.0.2.8/29"]}),
         json!({"cidr": "10.9.0.1/32"}),
         json!({"cidr": "192.0.2.0/24"}),
     ])
@@ -373,8 +377,9 @@ fn service() -> impl Strategy<Value = Vec<Value>> {
         one(&["both", "both", "v4", "headless"]),
         vec(endpoint, 0..3),
         one(&["slice", "slice", "slice of the selector", "endpoints"]),
+        any::<bool>(),
     )
-        .prop_map(|(namespace, selector, mut ports, addresses, endpoints, form)| {
+        .prop_map(|(namespace, selector, mut ports, addresses, endpoints, form, outer)| {
             ports.dedup_by(|a, b| a["name"] == b["name"] || a["port"] == b["port"]);
             let slice_ports: Vec<Value> = ports
                 .iter()
@@ -388,7 +393,7 @@ fn service() -> impl Strategy<Value = Vec<Value>> {
                 .collect();
             let service = json!({
                 "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace},
-                "spec": object(vec![("selector", selector), ("ports", Some(ports.into())), ("addresses", Some(addresses.into()))]),
+                "spec": object(vec![("selector", selector), ("ports", Some(ports.into())), ("addresses", Some(addresses.into())), ("outer", Some(outer.into()))]),
             });
             let slice = json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
@@ -442,6 +447,14 @@ fn placed_services(services: Vec<Vec<Value>>) -> Vec<Value> {
         };
         spec.insert("clusterIP".to_owned(), ips[0].clone());
         spec.insert("clusterIPs".to_owned(), ips);
+        if spec.remove("outer") == Some(json!(true)) {
+            spec.insert(
+                "externalIPs".to_owned(),
+                json!([format!("192.0.2.{}", 8 + n)]),
+            );
+            pair[0]["status"] = json!({"loadBalancer": {"ingress": [
+                {"ip": format!("198.51.100.{n}")}, {"ip": format!("203.0.113.{n}"), "ipMode": "Proxy"}, {"hostname": "x.test"}]}});
+        }
         out.append(&mut pair);
     }
     out
@@ -507,7 +520,11 @@ pub(crate) fn agree(objects: &[Value], world: &World, strict_services: bool) -> 
     }
     let pods_and_others = addresses.len();
     for service in objects.iter().filter(|o| o["kind"] == "Service") {
-        let ips = service["spec"]["clusterIPs"].as_array().unwrap();
+        let of = |list: &Value| list.as_array().cloned().unwrap_or_default();
+        let mut ips = of(&service["spec"]["clusterIPs"]);
+        ips.extend(of(&service["spec"]["externalIPs"]));
+        let balancers = of(&service["status"]["loadBalancer"]["ingress"]);
+        ips.extend(balancers.iter().filter_map(|b| b.get("ip").cloned()));
         addresses.extend(
             ips.iter()
                 .filter_map(|ip| ip.as_str().unwrap().parse::<IpAddr>().ok()),

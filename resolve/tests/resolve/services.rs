@@ -290,3 +290,109 @@ fn cluster_rules_judge_the_address_as_its_backends() {
     let w = world(&(pods() + &web() + &first));
     assert!(!w.egress("x/c", "10.96.0.1", TCP, 80) && w.egress("x/c", "fd96::1", TCP, 80));
 }
+
+/// The upstream e2e case: a pod is taken out of a block that holds its Service's address as well.
+#[test]
+fn an_excepted_pod_is_not_reached_by_its_services_address() {
+    let one = |name: &str, v: &str, ip: &str| {
+        service(
+            name,
+            &format!("v={v}"),
+            ip,
+            "[{name: a, port: 80, targetPort: 8080}, {name: b, port: 53, protocol: UDP}]",
+        )
+    };
+    let text = pods()
+        + &one("x/one", "1", "10.96.0.2 fd96::2")
+        + &one("x/two", "2", "10.96.0.3")
+        + &client("[{to: [{ipBlock: {cidr: 0.0.0.0/4, except: [10.0.0.2/32]}}]}]");
+    for options in [Options::default(), strict()] {
+        let w = world_with(options, &text);
+        assert!(!w.egress("x/c", "10.0.0.2", TCP, 8080) && w.egress("x/c", "10.0.0.3", TCP, 8080));
+        assert!(!w.egress("x/c", "10.96.0.2", TCP, 80) && !w.egress("x/c", "10.96.0.2", UDP, 53));
+        assert!(w.egress("x/c", "10.96.0.3", TCP, 80) && w.egress("x/c", "10.96.0.3", UDP, 53));
+        // Other ports of the address are no Service's, and in the block.
+        assert!(w.egress("x/c", "10.96.0.2", TCP, 81) && w.egress("x/c", "10.96.0.2", SCTP, 80));
+        assert!(!w.egress("x/c", "fd96::2", TCP, 80));
+        assert_eq!(condition(&w), Condition::Applied);
+    }
+    let file = &world(&text).file("x_p_NetworkPolicy.yaml")[0];
+    assert_eq!(
+        file["spec"]["egress"][0]["except"],
+        json!(["10.0.0.2/32", "10.96.0.2/32"]),
+        "only what differs costs an entry"
+    );
+    // Another policy that allows the pod allows its Service.
+    let allowed = text
+        + &policy(
+            "x/q",
+            "{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {v: '1'}}}]}]}",
+        );
+    assert!(world(&allowed).egress("x/c", "10.96.0.2", TCP, 80));
+}
+
+#[test]
+fn a_block_on_a_port_allows_a_service_on_the_port_that_leads_there() {
+    let text = pods() + &web() + &client("[{ports: [{port: 80}, {port: 443}]}]");
+    let w = world(&text);
+    assert!(
+        !w.egress("x/c", "10.96.0.1", TCP, 80),
+        "it leads to 8080, which no rule allows"
+    );
+    assert!(w.egress("x/c", "10.96.0.1", TCP, 443) && w.egress("x/c", "192.0.2.1", TCP, 80));
+    let w = world(&(pods() + &web() + &client("[{ports: [{port: 8080}]}]")));
+    assert!(w.egress("x/c", "10.96.0.1", TCP, 80));
+}
+
+#[test]
+fn a_block_that_some_backends_are_in_is_wider_and_one_that_none_is_in_leads_nowhere() {
+    let text = pods() + &web();
+    let wide = client("[{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.2/32]}}]}]");
+    let w = world(&(text.clone() + &wide));
+    assert!(w.egress("x/c", "10.96.0.1", TCP, 80));
+    assert_eq!(condition(&w), Condition::ServiceWider);
+    assert!(!world_with(strict(), &(text.clone() + &wide)).egress("x/c", "10.96.0.1", TCP, 80));
+    let services = client("[{to: [{ipBlock: {cidr: 10.96.0.0/12}}]}]");
+    assert!(!world(&(text.clone() + &services)).egress("x/c", "10.96.0.1", TCP, 80));
+    // Whoever names the address itself means it.
+    let w = world(&(text + &client("[{to: [{ipBlock: {cidr: 10.96.0.1/32}}]}]")));
+    assert!(w.egress("x/c", "10.96.0.1", TCP, 80));
+    assert_eq!(condition(&w), Condition::ServiceWider);
+}
+
+#[test]
+fn addresses_of_load_balancers_and_external_ones_lead_to_the_pods() {
+    let outer = "\n---\n{apiVersion: v1, kind: Service, metadata: {name: web, namespace: x}, spec: {type: LoadBalancer, selector: {app: web},
+        clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], externalIPs: [203.0.113.1], ports: [{port: 80, targetPort: 8080}]},
+        status: {loadBalancer: {ingress: [{ip: 198.51.100.1}, {ip: 198.51.100.2, ipMode: Proxy}, {hostname: lb.test}]}}}\n";
+    let text = pods() + outer + &client("[{to: [{podSelector: {matchLabels: {app: web}}}]}]");
+    let w = world(&text);
+    for address in ["10.96.0.1", "203.0.113.1", "198.51.100.1"] {
+        assert!(w.egress("x/c", address, TCP, 80), "{address}");
+    }
+    assert!(!w.egress("x/c", "198.51.100.2", TCP, 80));
+}
+
+#[test]
+fn endpoints_tell_where_there_is_no_slice() {
+    let text = pods()
+        + "\n---\n{apiVersion: v1, kind: Service, metadata: {name: ext, namespace: x}, spec: {clusterIP: 10.96.0.9, ports: [{name: a, port: 5000}]}}\n"
+        + "\n---\n{apiVersion: v1, kind: Endpoints, metadata: {name: ext, namespace: x}, subsets: [{addresses: [{ip: 192.0.2.7}], notReadyAddresses: [{ip: 198.51.100.7}], ports: [{name: a, port: 5432}]}]}\n"
+        + &client("[{to: [{ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: 5432}]}]");
+    let w = world(&text);
+    assert!(w.egress("x/c", "10.96.0.9", TCP, 5000));
+    assert_eq!(condition(&w), Condition::Applied);
+}
+
+#[test]
+fn a_cluster_rule_that_denies_a_pod_is_not_bypassed_by_a_block_before_it() {
+    let rules = "[{action: Accept, to: [{networks: [10.96.0.0/12]}]}, {action: Deny, to: [{pods: {podSelector: {matchLabels: {app: web}}}}]}]";
+    let text = pods()
+        + &web()
+        + &format!(
+            "\n---\n{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: c}}, spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, egress: {rules}}}}}\n"
+        );
+    let w = world(&text);
+    assert!(!w.egress("x/c", "10.0.0.2", TCP, 8080) && !w.egress("x/c", "10.96.0.1", TCP, 80));
+    assert!(w.egress("x/c", "10.96.0.1", TCP, 81));
+}
