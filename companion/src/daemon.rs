@@ -9,24 +9,23 @@ use std::time::Duration;
 use enforcer::grace::Grace;
 use enforcer::hostnet::watch::{Change, Watcher as NetWatcher};
 use state::Store;
-use state::watch::{Tick, Watcher};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use crate::engine::{Engine, Message, Options};
 use crate::flags::Flags;
 use crate::log_file::{self, Rotation};
+use crate::scheduler::{Message, Options};
 use crate::shared::{Shared, Unready};
+use crate::startup::Restored;
+use crate::store_watch::{StoreWatch, Waiter};
 use crate::threads::{self, SMALL_STACK};
 use crate::{events, http, logging, systemd};
 
 /// Something that failed is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Nothing needs looking at while nothing changes.
-const LONG: Duration = Duration::from_secs(3600);
 /// Stack of a thread that does real work.
-const ENGINE_STACK: usize = 2 << 20;
+const LARGE_STACK: usize = 2 << 20;
 /// A burst of network changes is taken as one.
 const BURST: Duration = Duration::from_millis(20);
 
@@ -101,12 +100,12 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
     if let Some(size) = flags.conntrack_cache_table_size {
         write_table_size(&store, size);
     }
-    // Watched from before the first pass on: nothing falls between.
-    let watcher = store.watch().map_err(state::Error::from)?;
+    // Watched from before the first look on: nothing falls between.
+    let (watch, waiter) = StoreWatch::start(&store).map_err(state::Error::from)?;
 
     let (ended, mut thread_ended) = unbounded_channel();
-    let (to_engine, inbox) = mpsc::channel();
-    let ask_grace = grace_thread(to_engine.clone(), &ended)?;
+    let (to_scheduler, inbox) = mpsc::channel();
+    let ask_grace = grace_thread(to_scheduler.clone(), &ended)?;
     let options = Options {
         bpf_dir: flags.bpf_dir.clone(),
         suspended: !flags.enable_network_policy,
@@ -121,23 +120,29 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
         .then(|| events_thread(&shared, flags, rotation, &ended))
         .transpose()?;
     http_thread(&shared, flags, &ended)?;
-    let engine = Engine::new(store, options, Arc::clone(&shared), ask_grace);
-    let engine = spawn("engine", ENGINE_STACK, &ended, move || engine.run(&inbox))?;
-    store_thread(watcher, to_engine.clone(), &ended)?;
+    let for_scheduler = Arc::clone(&shared);
+    let scheduler = spawn("scheduler", LARGE_STACK, &ended, move || {
+        let restored = Restored::restore(store, options, for_scheduler, ask_grace);
+        match restored.gather(watch).scheduler() {
+            Ok(scheduler) => scheduler.run(&inbox),
+            Err(error) => tracing::error!("start the flows' thread: {error}"),
+        }
+    })?;
+    store_thread(waiter, to_scheduler.clone(), &ended)?;
 
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = signals() => result,
             name = thread_ended.recv() => Err(Error::Thread(name.unwrap_or("none"))),
-            () = watch_network(&to_engine) => Err(Error::Thread("network watch")),
+            () = watch_network(&to_scheduler) => Err(Error::Thread("network watch")),
             () = systemd::report(Arc::clone(&shared)) => Ok(()),
         }
     });
     systemd::stopping();
-    // The engine ends between two passes; what is in the maps stays in force.
-    let _ = to_engine.send(Message::Stop);
-    let joined = engine.join().map_err(|_| Error::Thread("engine"));
+    // The scheduler ends between two passes; what is in the maps stays in force.
+    let _ = to_scheduler.send(Message::Stop);
+    let joined = scheduler.join().map_err(|_| Error::Thread("scheduler"));
     tracing::info!("podgated ends");
     result.and(joined)
 }
@@ -147,7 +152,7 @@ fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
-        .thread_stack_size(ENGINE_STACK)
+        .thread_stack_size(LARGE_STACK)
         .build()
         .map_err(|source| Error::System {
             verb: "start runtime",
@@ -175,7 +180,7 @@ fn write_table_size(store: &Store, size: u32) {
 
 /// A thread that waits for grace periods, one after the other.
 fn grace_thread(
-    to_engine: Sender<Message>,
+    to_scheduler: Sender<Message>,
     ended: &UnboundedSender<&'static str>,
 ) -> Result<Sender<u64>, Error> {
     let (ask, asked): (Sender<u64>, Receiver<u64>) = mpsc::channel();
@@ -194,7 +199,7 @@ fn grace_thread(
                 tracing::debug!("{error}; waiting by the clock instead");
                 thread::sleep(Duration::from_millis(100));
             }
-            if to_engine.send(Message::Grace(number)).is_err() {
+            if to_scheduler.send(Message::Grace(number)).is_err() {
                 return;
             }
         }
@@ -245,7 +250,7 @@ fn http_thread(
         flags.metrics_bind_addr.clone(),
         flags.health_probe_bind_addr.clone(),
     );
-    spawn("http", ENGINE_STACK, ended, move || {
+    spawn("http", LARGE_STACK, ended, move || {
         runtime.block_on(async {
             tokio::join!(
                 http::serve("metrics", metrics_addr, Arc::new(metrics)),
@@ -256,56 +261,16 @@ fn http_thread(
     .map(drop)
 }
 
-/// A thread that tells of changes in the store.
+/// A thread that tells when something in the store has changed.
 fn store_thread(
-    mut watcher: Watcher,
-    to_engine: Sender<Message>,
+    waiter: Waiter,
+    to_scheduler: Sender<Message>,
     ended: &UnboundedSender<&'static str>,
 ) -> Result<(), Error> {
-    let work = move || {
-        let mut broken = false;
-        loop {
-            let wait = if broken { AGAIN } else { LONG };
-            let read = watcher.wait(wait).and_then(|mut ticks| {
-                if broken && ticks.is_empty() {
-                    watcher.rebuild()?;
-                    ticks.insert(Tick::Full);
-                }
-                // All that happened before this moment is in one of the two.
-                let at_ns = state::clock::monotonic_ns();
-                ticks.append(&mut watcher.read()?);
-                Ok((at_ns, ticks))
-            });
-            let (at_ns, ticks) = match read {
-                Ok(read) => {
-                    broken = false;
-                    read
-                }
-                Err(error) => {
-                    if !broken {
-                        tracing::error!("{error}; changes are found by the slow passes only");
-                    }
-                    if std::mem::replace(&mut broken, true) {
-                        thread::sleep(AGAIN);
-                    }
-                    (0, [Tick::Full].into())
-                }
-            };
-            if ticks.is_empty() {
-                continue;
-            }
-            if to_engine
-                .send(Message::Store {
-                    ticks: ticks.into_iter().collect(),
-                    at_ns,
-                })
-                .is_err()
-            {
-                return;
-            }
-        }
-    };
-    spawn("store", SMALL_STACK, ended, work).map(drop)
+    spawn("store", SMALL_STACK, ended, move || {
+        waiter.run(|| to_scheduler.send(Message::Store).is_ok());
+    })
+    .map(drop)
 }
 
 fn events_thread(
@@ -340,12 +305,12 @@ fn spawn(
 }
 
 /// Tells of changes of the host's network; ends only when nobody listens.
-async fn watch_network(to_engine: &Sender<Message>) {
+async fn watch_network(to_scheduler: &Sender<Message>) {
     loop {
         match NetWatcher::start() {
             Ok(mut watcher) => {
                 // Whatever happened before it watched.
-                if to_engine
+                if to_scheduler
                     .send(Message::Network(vec![Change::Lost]))
                     .is_err()
                 {
@@ -359,7 +324,7 @@ async fn watch_network(to_engine: &Sender<Message>) {
                     while let Some(more) = watcher.try_next() {
                         changes.push(more);
                     }
-                    if to_engine.send(Message::Network(changes)).is_err() {
+                    if to_scheduler.send(Message::Network(changes)).is_err() {
                         return;
                     }
                 }

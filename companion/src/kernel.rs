@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use enforcer::attach::Programs;
 use enforcer::endpoint::Endpoints;
-use enforcer::flows::Flows;
 use enforcer::pin_guard::PinGuard;
 use enforcer::pins::Pins;
 use enforcer::{load, maps};
@@ -38,7 +37,6 @@ pub(crate) struct Kernel {
     folders: Option<[Times; 2]>,
     pub(crate) endpoints: Endpoints,
     pub(crate) programs: Programs,
-    pub(crate) flows: Flows,
     pin_guard: PinGuard,
 }
 
@@ -52,7 +50,6 @@ impl Kernel {
         let stamp = stamp(&pins);
         let endpoints = Endpoints::open(bpf_dir)?;
         let (programs, pin_guard) = (Programs::open(&pins)?, PinGuard::open(&pins)?);
-        let flows = Flows::open(&pins)?;
         Ok(Some(Self {
             store: store.clone(),
             pins,
@@ -60,7 +57,6 @@ impl Kernel {
             folders: None,
             endpoints,
             programs,
-            flows,
             pin_guard,
         }))
     }

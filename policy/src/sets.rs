@@ -55,6 +55,21 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// A policy of these parts, in their natural order.
+    pub fn of(key: PolicyKey, mut documents: Vec<Arc<Document>>) -> Self {
+        in_order(&mut documents);
+        Self { key, documents }
+    }
+
+    /// Whether every part is there of each version that its marks name.
+    pub fn is_complete(&self) -> bool {
+        let mut parts: BTreeMap<&Part, u32> = BTreeMap::new();
+        for part in self.documents.iter().filter_map(|d| d.part.as_ref()) {
+            *parts.entry(part).or_default() += 1;
+        }
+        parts.iter().all(|(part, count)| *count >= part.of)
+    }
+
     /// The directions that any part isolates.
     pub fn isolates(&self) -> Directions<bool> {
         self.documents
@@ -83,10 +98,9 @@ pub struct Assembly {
     pub conditions: BTreeMap<Identity, (Condition, String)>,
 }
 
-/// Puts the documents in force (one version of each identity) together. `previous` is what the last call gave: a policy
-/// whose marked parts are not complete keeps its set of then.
-///
-/// After a restart, call it with the stored last good documents first and hand the result on as `previous`.
+/// Puts the documents in force (one version of each identity) together. `previous` is what the last call gave, or what
+/// was in force before a restart: a policy whose marked parts are not complete keeps its complete set of then. Where there
+/// was none, the parts of the newest version that are there are in force: they isolate already, and parts only add.
 pub fn assemble(
     documents: impl IntoIterator<Item = Arc<Document>>,
     previous: &Policies,
@@ -99,9 +113,7 @@ pub fn assemble(
     }
     let mut out = Assembly::default();
     for (key, mut documents) in sets {
-        documents.sort_by(|a, b| {
-            natural(&a.identity.name, &b.identity.name).then_with(|| a.identity.cmp(&b.identity))
-        });
+        in_order(&mut documents);
         match choose(&documents) {
             Choice::All => out.conditions.extend(documents.iter().map(|d| applied(d))),
             Choice::Generation(part) => {
@@ -116,8 +128,8 @@ pub fn assemble(
                 }
                 documents.retain(|d| d.part.as_ref().is_none_or(|p| *p == part));
             }
-            Choice::Wait(message) => {
-                let before = previous.get(&key);
+            Choice::Wait(newest, message) => {
+                let before = previous.get(&key).filter(|policy| policy.is_complete());
                 for document in &documents {
                     let marked = document.part.is_some() || before.is_some();
                     let condition = if marked {
@@ -131,10 +143,7 @@ pub fn assemble(
                     out.policies.insert(key, Arc::clone(before));
                     continue;
                 }
-                documents.retain(|d| d.part.is_none());
-                if documents.is_empty() {
-                    continue;
-                }
+                documents.retain(|d| d.part.as_ref().is_none_or(|part| *part == newest));
             }
         }
         // An unchanged policy stays the very same value, so that it is cheap to see that nothing changed.
@@ -188,7 +197,8 @@ fn superseded(part: &Part, by: &Part) -> (Condition, String) {
 enum Choice {
     All,
     Generation(Part),
-    Wait(String),
+    /// None is complete: the newest, and what to say.
+    Wait(Part, String),
 }
 
 /// Which of a set's documents are to be in force.
@@ -210,15 +220,24 @@ fn choose(documents: &[Arc<Document>]) -> Choice {
     match complete {
         Some(part) => Choice::Generation(part.clone()),
         None => {
+            let Some(last) = parts.keys().copied().max_by(newest).cloned() else {
+                return Choice::All;
+            };
             let shown: Vec<_> = parts
                 .iter()
                 .map(|(part, count)| {
                     format!("{count} of {} of generation {}", part.of, part.generation)
                 })
                 .collect();
-            Choice::Wait(format!("parts are there: {}", shown.join(", ")))
+            Choice::Wait(last, format!("parts are there: {}", shown.join(", ")))
         }
     }
+}
+
+fn in_order(documents: &mut [Arc<Document>]) {
+    documents.sort_by(|a, b| {
+        natural(&a.identity.name, &b.identity.name).then_with(|| a.identity.cmp(&b.identity))
+    });
 }
 
 /// Order of names in which runs of digits count as numbers.

@@ -7,7 +7,7 @@ use policy::documents::{self, Document};
 use policy::{Endpoint, Facts, Policies, assemble};
 use state::{Record, Store};
 
-use crate::status::{Documents, Endpoints};
+use crate::status::Endpoints;
 use crate::{SelectorOverrides, pod};
 
 /// What is in force for one endpoint.
@@ -55,17 +55,8 @@ fn documents_of(
     policies: &BTreeSet<String>,
 ) -> Result<Vec<Arc<Document>>, state::Error> {
     let mut all = Vec::new();
-    if policies.is_empty() {
-        return Ok(all);
-    }
-    let published = Documents::read(store)?.unwrap_or_default().documents;
-    let identities: BTreeSet<String> = published
-        .into_iter()
-        .filter(|d| policies.contains(&d.policy))
-        .map(|d| d.identity)
-        .collect();
-    for identity in identities {
-        if let Some(applied) = store.applied_document(&identity)? {
+    for policy in policies {
+        if let Some(applied) = store.applied_policy(policy)? {
             let read = documents::read(&applied.bytes).documents.into_iter();
             all.extend(read.filter_map(Result::ok).map(Arc::new));
         }

@@ -38,11 +38,14 @@ fn apply(store: &Store, documents: &mut Documents, name: &str, value: &str) {
          \x20 podSelector: {{matchLabels: {{app: {value}}}}}\n"
     );
     store
-        .put_applied(&Applied {
-            identity: identity.clone(),
-            source: None,
-            bytes: text.into_bytes(),
-        })
+        .update_applied(
+            &[Applied {
+                policy: format!("NetworkPolicy/shop/{name}"),
+                sources: [].into(),
+                bytes: text.into_bytes(),
+            }],
+            &[],
+        )
         .unwrap();
     documents.documents.push(Document {
         identity,

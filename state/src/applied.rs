@@ -1,28 +1,29 @@
-//! The last good version of each document: what stays in force while its file is broken, over restarts too.
+//! The version in force of each policy: what comes back after a restart, whatever half-arrived meanwhile.
 //!
-//! A file is one line of JSON (schema, identity, source, digest, length) and then the bytes as they were.
+//! A file is one line of JSON (schema, policy, sources, digest, length) and then the documents' text. All parts of a policy
+//! stand in one file, so that they come back together or not at all.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, Problem, ProblemKind, RelPath, Store,
-    file::{self, Durability},
-    layout,
+    Error, Problem, ProblemKind, RelPath, Store, file, file::MAX_FILE_BYTES, layout,
     records::check_schema,
 };
 
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
+/// One file holds all parts of a policy, each of which may be as large as a document's file.
+const MAX_BYTES: u64 = 16 * MAX_FILE_BYTES;
 
-/// One document as it was last good.
+/// One policy in the version that is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// apiVersion, kind, namespace, name: whatever string its reader makes of them.
-    pub identity: String,
-    /// The file it came from.
-    pub source: Option<RelPath>,
-    /// Its text.
+    /// Which policy: whatever string its writer makes of it.
+    pub policy: String,
+    /// The file of each of its documents, by the document's identity.
+    pub sources: BTreeMap<String, RelPath>,
+    /// The documents' text.
     pub bytes: Vec<u8>,
 }
 
@@ -36,9 +37,9 @@ impl Applied {
 
 /// What `applied/` holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AppliedDocuments {
-    /// The documents, by file name.
-    pub documents: Vec<Applied>,
+pub struct AppliedPolicies {
+    /// The policies, by file name. A file of an earlier version of podgate holds one document, and names it.
+    pub policies: Vec<Applied>,
     /// Files that are none.
     pub problems: Vec<Problem>,
 }
@@ -46,64 +47,82 @@ pub struct AppliedDocuments {
 #[derive(Serialize, Deserialize)]
 struct Head {
     schema: u64,
-    identity: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Schema 1 called it `identity`, and held one document.
+    #[serde(alias = "identity")]
+    policy: String,
+    #[serde(default)]
+    sources: BTreeMap<String, RelPath>,
+    /// Schema 1.
+    #[serde(default, skip_serializing)]
     source: Option<RelPath>,
     digest: String,
     length: usize,
 }
 
 impl Store {
-    /// Keep a document's text as its last good version, flushed.
-    pub fn put_applied(&self, applied: &Applied) -> Result<(), Error> {
-        let path = self.layout().applied_document(&applied.identity)?;
-        let head = Head {
-            schema: SCHEMA,
-            identity: applied.identity.clone(),
-            source: applied.source.clone(),
-            digest: applied.digest(),
-            length: applied.bytes.len(),
-        };
-        let mut bytes = serde_json::to_vec(&head).map_err(|source| Error::Encode {
-            path: path.clone(),
-            source,
-        })?;
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&applied.bytes);
-        Ok(file::replace(&path, &bytes, Durability::Durable)?)
-    }
-
-    /// A document's last good version.
-    pub fn applied_document(&self, identity: &str) -> Result<Option<Applied>, Error> {
-        read(self.layout().applied_document(identity)?)
-            .map_err(|problem| Error::Content { problem })
-    }
-
-    /// Every last good version.
-    pub fn applied(&self) -> Result<AppliedDocuments, Error> {
+    /// Keep policies in the version in force and forget others, flushed together.
+    ///
+    /// # Errors
+    /// The first failure; doing all of it again is right.
+    pub fn update_applied(&self, put: &[Applied], gone: &[String]) -> Result<(), Error> {
+        let path = |policy: &str| self.layout().applied_policy(policy);
+        let put = put
+            .iter()
+            .map(|applied| {
+                let path = path(&applied.policy)?;
+                let bytes = render(&path, applied)?;
+                Ok((path, bytes))
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let gone = gone
+            .iter()
+            .map(|policy| path(policy))
+            .collect::<Result<Vec<_>, _>>()?;
         let folder = self.layout().applied();
-        let mut all = AppliedDocuments::default();
+        file::ensure_folder(&folder)?;
+        Ok(file::replace_all(&folder, &put, &gone)?)
+    }
+
+    /// One policy in the version in force.
+    pub fn applied_policy(&self, policy: &str) -> Result<Option<Applied>, Error> {
+        read(self.layout().applied_policy(policy)?).map_err(|problem| Error::Content { problem })
+    }
+
+    /// Every policy in the version in force.
+    pub fn applied(&self) -> Result<AppliedPolicies, Error> {
+        let folder = self.layout().applied();
+        let mut all = AppliedPolicies::default();
         for name in file::names(&folder, "")? {
             match read(folder.join(name)) {
-                Ok(Some(applied)) => all.documents.push(applied),
+                Ok(Some(applied)) => all.policies.push(applied),
                 Ok(None) => {}
                 Err(problem) => all.problems.push(problem),
             }
         }
         Ok(all)
     }
+}
 
-    /// Forget a document; `false` when it was not there.
-    pub fn remove_applied(&self, identity: &str) -> Result<bool, Error> {
-        Ok(file::remove(
-            &self.layout().applied_document(identity)?,
-            Durability::Durable,
-        )?)
-    }
+fn render(path: &std::path::Path, applied: &Applied) -> Result<Vec<u8>, Error> {
+    let head = Head {
+        schema: SCHEMA,
+        policy: applied.policy.clone(),
+        sources: applied.sources.clone(),
+        source: None,
+        digest: applied.digest(),
+        length: applied.bytes.len(),
+    };
+    let mut bytes = serde_json::to_vec(&head).map_err(|source| Error::Encode {
+        path: path.to_owned(),
+        source,
+    })?;
+    bytes.push(b'\n');
+    bytes.extend_from_slice(&applied.bytes);
+    Ok(bytes)
 }
 
 fn read(path: PathBuf) -> Result<Option<Applied>, Problem> {
-    match file::read_bounded(&path, file::MAX_FILE_BYTES + (1 << 16)) {
+    match file::read_bounded(&path, MAX_BYTES) {
         Ok(bytes) => parse(bytes)
             .map(Some)
             .map_err(|kind| Problem { path, kind }),
@@ -123,14 +142,17 @@ fn parse(mut bytes: Vec<u8>) -> Result<Applied, ProblemKind> {
         .ok_or_else(|| torn("no first line"))?;
     let body = bytes.split_off(end + 1);
     check_schema(&bytes, SCHEMA)?;
-    let head: Head =
+    let mut head: Head =
         serde_json::from_slice(&bytes).map_err(|error| ProblemKind::Torn(error.to_string()))?;
     if body.len() != head.length || layout::digest(&body) != head.digest {
         return Err(torn("text and digest differ"));
     }
+    if let Some(source) = head.source {
+        head.sources.insert(head.policy.clone(), source);
+    }
     Ok(Applied {
-        identity: head.identity,
-        source: head.source,
+        policy: head.policy,
+        sources: head.sources,
         bytes: body,
     })
 }

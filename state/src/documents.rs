@@ -18,7 +18,6 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     Error, RelPath, Store,
     file::{self, Durability},
-    layout,
     relpath::is_document,
 };
 
@@ -75,6 +74,9 @@ pub enum FileState {
     },
     /// It is there and yields nothing readable. What it held stays in force. A folder too.
     Broken(String),
+    /// The kernel did not let us look (no descriptors, an I/O error): nothing is known of it. What it held stays in force,
+    /// and the look is to be tried again, for no change of the file need follow. A folder too.
+    Failed(String),
 }
 
 /// What is below `policies/`.
@@ -82,8 +84,11 @@ pub enum FileState {
 pub struct Listing {
     /// Documents, and folders that are not looked into.
     pub files: BTreeMap<RelPath, FileState>,
-    /// A digest of path, size, times, inode and state of all of them.
+    /// A digest of path, size, times, inode and state of all of them: equal for equal contents, in whatever order they
+    /// were taken. One file more or less costs one file's digest.
     pub digest: String,
+    /// Sum of the digests of all files, from which `digest` is rendered.
+    sum: u128,
 }
 
 impl Listing {
@@ -100,15 +105,34 @@ impl Listing {
 
     /// Take one path's new state (`None` = gone) and make the digest fit. Returns whether anything changed.
     pub fn update(&mut self, path: &RelPath, state: Option<FileState>) -> bool {
-        let changed = self.files.get(path) != state.as_ref();
-        if changed {
-            match state {
-                Some(state) => self.files.insert(path.clone(), state),
-                None => self.files.remove(path),
-            };
-            self.digest = digest(&self.files);
+        if self.files.get(path) == state.as_ref() {
+            return false;
         }
-        changed
+        if let Some(before) = self.files.get(path) {
+            self.sum = self.sum.wrapping_sub(file_digest(path, before));
+        }
+        match state {
+            Some(state) => {
+                self.sum = self.sum.wrapping_add(file_digest(path, &state));
+                self.files.insert(path.clone(), state);
+            }
+            None => {
+                self.files.remove(path);
+            }
+        }
+        self.digest = render(self.sum);
+        true
+    }
+
+    fn of(files: BTreeMap<RelPath, FileState>) -> Self {
+        let sum = files.iter().fold(0u128, |sum, (path, state)| {
+            sum.wrapping_add(file_digest(path, state))
+        });
+        Self {
+            digest: render(sum),
+            files,
+            sum,
+        }
     }
 }
 
@@ -120,8 +144,7 @@ impl Store {
     pub fn scan_documents(&self) -> Result<Listing, Error> {
         let mut files = BTreeMap::new();
         scan(&self.layout().policies(), &RelPath::root(), 0, &mut files);
-        let digest = digest(&files);
-        Ok(Listing { files, digest })
+        Ok(Listing::of(files))
     }
 
     /// One path of the listing anew, without a scan: for what the watcher names. `None` = gone, or never listed.
@@ -186,7 +209,7 @@ impl Store {
     }
 }
 
-impl layout::Layout {
+impl crate::Layout {
     /// The file of a document.
     #[must_use]
     pub fn document(&self, path: &RelPath) -> PathBuf {
@@ -211,7 +234,7 @@ fn scan(folder: &Path, relative: &RelPath, depth: usize, files: &mut BTreeMap<Re
             Err(error) => {
                 files.insert(
                     relative.clone(),
-                    FileState::Broken(format!("cannot be listed: {error}")),
+                    FileState::Failed(format!("cannot be listed: {error}")),
                 );
                 return;
             }
@@ -261,7 +284,8 @@ fn listed(
 /// broken, not gone.
 fn judge(path: &Path, found: io::Result<Metadata>) -> Option<FileState> {
     let broken = |reason: String| Some(FileState::Broken(reason));
-    let unseen = |error: io::Error| broken(format!("cannot be looked at: {error}"));
+    let unseen =
+        |error: io::Error| Some(FileState::Failed(format!("cannot be looked at: {error}")));
     let metadata = match found {
         Ok(link) if link.is_symlink() => match fs::metadata(path) {
             Ok(metadata) => metadata,
@@ -297,34 +321,43 @@ fn is_gone(error: &io::Error) -> bool {
 fn bad(error: &file::Error) -> FileState {
     match *error {
         file::Error::Unsafe { uid, mode, .. } => FileState::Unsafe { uid, mode },
+        ref other if other.is_transient() => FileState::Failed(other.to_string()),
         ref other => FileState::Broken(other.to_string()),
     }
 }
 
-fn digest(files: &BTreeMap<RelPath, FileState>) -> String {
+/// The digest of one file. Summed up, and not chained, so that a change of one file among ten thousand costs one digest.
+fn file_digest(path: &RelPath, state: &FileState) -> u128 {
     let mut digest = Sha256::new();
-    for (path, state) in files {
-        digest.update((path.as_str().len() as u64).to_le_bytes());
-        digest.update(path.as_str().as_bytes());
-        match state {
-            FileState::Readable(document) => {
-                digest.update([0]);
-                digest.update(document.size.to_le_bytes());
-                digest.update(document.mtime_ns.to_le_bytes());
-                digest.update(document.ctime_ns.to_le_bytes());
-                digest.update(document.inode.to_le_bytes());
-            }
-            FileState::Unsafe { uid, mode } => {
-                digest.update([1]);
-                digest.update(uid.to_le_bytes());
-                digest.update(mode.to_le_bytes());
-            }
-            FileState::Broken(reason) => {
-                digest.update([2]);
-                digest.update((reason.len() as u64).to_le_bytes());
-                digest.update(reason.as_bytes());
-            }
+    digest.update((path.as_str().len() as u64).to_le_bytes());
+    digest.update(path.as_str().as_bytes());
+    match state {
+        FileState::Readable(document) => {
+            digest.update([0]);
+            digest.update(document.size.to_le_bytes());
+            digest.update(document.mtime_ns.to_le_bytes());
+            digest.update(document.ctime_ns.to_le_bytes());
+            digest.update(document.inode.to_le_bytes());
+        }
+        FileState::Unsafe { uid, mode } => {
+            digest.update([1]);
+            digest.update(uid.to_le_bytes());
+            digest.update(mode.to_le_bytes());
+        }
+        FileState::Broken(reason) => {
+            digest.update([2]);
+            digest.update(reason.as_bytes());
+        }
+        FileState::Failed(reason) => {
+            digest.update([3]);
+            digest.update(reason.as_bytes());
         }
     }
-    layout::hex(&digest.finalize()[..16])
+    let mut first = [0u8; 16];
+    first.copy_from_slice(&digest.finalize()[..16]);
+    u128::from_le_bytes(first)
+}
+
+fn render(sum: u128) -> String {
+    format!("{sum:032x}")
 }

@@ -55,6 +55,12 @@ impl Error {
         self.file().is_some_and(file::Error::is_missing)
     }
 
+    /// It may succeed a moment later without anybody touching the file: see [`file::Error::is_transient`].
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.file().is_some_and(file::Error::is_transient)
+    }
+
     /// The lock was not free in time.
     #[must_use]
     pub fn is_lock_timeout(&self) -> bool {

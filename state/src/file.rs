@@ -17,7 +17,7 @@ use nix::{
     errno::Errno,
     fcntl::{FallocateFlags, OFlag, fallocate},
     libc,
-    unistd::geteuid,
+    unistd::{geteuid, syncfs},
 };
 
 mod error;
@@ -59,6 +59,51 @@ pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), 
         Durability::Durable => sync_folder(folder),
         Durability::Volatile => Ok(()),
     }
+}
+
+/// From so many files on, one flush of the whole file system is cheaper than one of each file.
+const FLUSH_TOGETHER: usize = 16;
+
+/// [`replace`] several files of one folder and remove others, flushed together. The first error ends it; what was done
+/// before that stays, and doing it all again is right.
+pub(crate) fn replace_all(
+    folder: &Path,
+    put: &[(PathBuf, Vec<u8>)],
+    gone: &[PathBuf],
+) -> Result<(), Error> {
+    let together = put.len() >= FLUSH_TOGETHER;
+    let durability = if together {
+        Durability::Volatile
+    } else {
+        Durability::Durable
+    };
+    let mut temps = Vec::with_capacity(put.len());
+    let written = put.iter().try_for_each(|(path, bytes)| {
+        temps.push((write_temp(path, bytes, durability)?, path));
+        Ok(())
+    });
+    let flushed = written.and_then(|()| {
+        if !together {
+            return Ok(());
+        }
+        File::open(folder)
+            .and_then(|folder| Ok(syncfs(folder)?))
+            .map_err(|source| Error::io("flush", folder, source))
+    });
+    let mut renamed = flushed;
+    for (temp, path) in temps {
+        if renamed.is_ok() {
+            renamed = fs::rename(&temp, path).map_err(|source| Error::io("replace", path, source));
+        }
+        if renamed.is_err() {
+            let _ = fs::remove_file(&temp);
+        }
+    }
+    renamed?;
+    for path in gone {
+        remove(path, Durability::Volatile)?;
+    }
+    sync_folder(folder)
 }
 
 /// Remove a file; `false` when it was not there.

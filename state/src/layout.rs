@@ -133,7 +133,7 @@ impl Layout {
     }
 
     /// The two files that may hold the record of an interface: the plain name, and the one for when that is another's.
-    pub(crate) fn record(&self, container_id: &str, ifname: &str) -> Result<[PathBuf; 2], Error> {
+    pub fn record(&self, container_id: &str, ifname: &str) -> Result<[PathBuf; 2], Error> {
         let name = format!("{}_{}", container(container_id)?, interface(ifname)?);
         let hash = hash(&[container_id, ifname]);
         let taken = format!("{}~{hash}.json", cut(&name));
@@ -171,11 +171,9 @@ impl Layout {
             .join(component("policy", policy)? + ".json"))
     }
 
-    /// The file of a document's last good version.
-    pub(crate) fn applied_document(&self, identity: &str) -> Result<PathBuf, Error> {
-        Ok(self
-            .applied()
-            .join(hashed("document identity", identity)? + ".doc"))
+    /// The file of a policy's version in force.
+    pub(crate) fn applied_policy(&self, policy: &str) -> Result<PathBuf, Error> {
+        Ok(self.applied().join(hashed("policy", policy)? + ".doc"))
     }
 
     /// The file of one part of the companion's status.
@@ -423,7 +421,7 @@ mod tests {
         assert!(name(&plain).starts_with(&Layout::record_prefix(&long).unwrap()));
         for id in [253, 300, 4096].map(|length| "ä".repeat(length / 2)) {
             assert!(name(&layout.workload("ns", &id).unwrap()).len() <= 200);
-            assert!(name(&layout.applied_document(&id).unwrap()).len() <= 200);
+            assert!(name(&layout.applied_policy(&id).unwrap()).len() <= 200);
         }
         assert_ne!(
             layout.record(&long[1..], "a").unwrap(),

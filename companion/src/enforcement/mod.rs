@@ -144,11 +144,6 @@ impl Enforcement {
         &self.facts
     }
 
-    /// The policies that are to be in force.
-    pub(crate) const fn policies(&self) -> &Policies {
-        &self.policies
-    }
-
     /// The policies that are in force.
     #[expect(
         dead_code,

@@ -111,6 +111,16 @@ impl Error {
         )
     }
 
+    /// The kernel refused what it may grant a moment later, without anybody touching the file (no descriptors, no memory, an
+    /// I/O error, a refused permission that is given back to the process): to be tried again.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::ReadOnly { .. } | Self::NoSpace { .. } | Self::Denied { .. } | Self::Io { .. }
+        )
+    }
+
     /// The file or folder is not there.
     #[must_use]
     pub fn is_missing(&self) -> bool {

@@ -205,35 +205,33 @@ fn workloads_are_known_by_path_and_content() {
 }
 
 #[test]
-fn last_good_versions_come_back_whole_or_not_at_all() {
+fn versions_in_force_come_back_whole_or_not_at_all() {
     let (_folder, store) = store();
-    let applied = |identity: &str, bytes: &[u8]| Applied {
-        identity: identity.to_owned(),
-        source: RelPath::new("a/b.yaml"),
+    let applied = |policy: &str, bytes: &[u8]| Applied {
+        policy: policy.to_owned(),
+        sources: [("a".to_owned(), RelPath::new("a/b.yaml").unwrap())].into(),
         bytes: bytes.to_vec(),
     };
     let (first, second) = (
-        applied("v1/PolicyEndpoint/ns/a", b"a: 1\n\xff\nb\n"),
+        applied("NetworkPolicy/ns/a", b"a: 1\n\xff\nb\n"),
         applied(&"x/".repeat(300), b""),
     );
-    store.put_applied(&first).unwrap();
-    store.put_applied(&second).unwrap();
+    store
+        .update_applied(&[first.clone(), second.clone()], &[])
+        .unwrap();
     assert_eq!(
-        store.applied_document(&first.identity).unwrap(),
+        store.applied_policy(&first.policy).unwrap(),
         Some(first.clone())
     );
-    assert_eq!(store.applied_document("other").unwrap(), None);
-    assert_eq!(store.applied().unwrap().documents.len(), 2);
-    let newer = applied(&first.identity, b"a: 2\n");
-    store.put_applied(&newer).unwrap();
-    assert_eq!(
-        store.applied_document(&first.identity).unwrap(),
-        Some(newer)
-    );
-    assert!(
-        store.remove_applied(&second.identity).unwrap()
-            && !store.remove_applied(&second.identity).unwrap()
-    );
+    assert_eq!(store.applied_policy("other").unwrap(), None);
+    assert_eq!(store.applied().unwrap().policies.len(), 2);
+    let newer = applied(&first.policy, b"a: 2\n");
+    // One call puts and removes; what is gone already is no error.
+    let gone = [second.policy.clone(), "never/was".to_owned()];
+    store
+        .update_applied(std::slice::from_ref(&newer), &gone)
+        .unwrap();
+    assert_eq!(store.applied().unwrap().policies, [newer]);
     let path = fs::read_dir(store.layout().applied())
         .unwrap()
         .next()
@@ -245,11 +243,38 @@ fn last_good_versions_come_back_whole_or_not_at_all() {
         fs::write(&path, &whole[..length]).unwrap();
         let all = store.applied().unwrap();
         assert!(
-            all.documents.is_empty() && matches!(all.problems[0].kind, ProblemKind::Torn(_)),
+            all.policies.is_empty() && matches!(all.problems[0].kind, ProblemKind::Torn(_)),
             "{length}"
         );
     }
-    assert!(store.applied_document(&first.identity).is_err());
+    assert!(store.applied_policy(&first.policy).is_err());
+    // Many at once take the other way to the disk.
+    let many: Vec<Applied> = (0..40).map(|n| applied(&format!("p/{n}"), b"x")).collect();
+    store
+        .update_applied(&many, std::slice::from_ref(&first.policy))
+        .unwrap();
+    let mut found = store.applied().unwrap().policies;
+    found.sort_by_key(|a| a.policy[2..].parse::<u32>().unwrap());
+    assert_eq!(found, many);
+}
+
+#[test]
+fn a_file_of_the_first_schema_still_counts() {
+    let (_folder, store) = store();
+    let digest = state::layout::digest(b"text");
+    fs::write(
+        store.layout().applied().join("old.doc"),
+        format!(
+            r#"{{"schema":1,"identity":"PolicyEndpoint/ns/a","source":"f.yaml","digest":"{digest}","length":4}}
+text"#
+        ),
+    )
+    .unwrap();
+    let all = store.applied().unwrap();
+    assert_eq!(all.problems, []);
+    let old = &all.policies[0];
+    assert_eq!(old.bytes, b"text");
+    assert_eq!(old.sources["PolicyEndpoint/ns/a"].as_str(), "f.yaml");
 }
 
 #[test]

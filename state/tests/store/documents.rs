@@ -30,7 +30,7 @@ fn paths(listing: &Listing) -> Vec<&str> {
 
 fn broken<'a>(listing: &'a Listing, path: &str) -> &'a str {
     match &listing.files[path] {
-        FileState::Broken(reason) => reason,
+        FileState::Broken(reason) | FileState::Failed(reason) => reason,
         other => panic!("{path}: {other:?}"),
     }
 }
