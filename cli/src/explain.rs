@@ -77,6 +77,7 @@ pub(crate) fn run(context: &Context, asked: &Explain) -> Result<ExitCode, Error>
     let meta = Meta {
         ifindex: record.ifindex,
         ingress_ifindex,
+        to_host: true,
         len: bytes.len() as u32,
         gso: false,
         vlan_present: false,

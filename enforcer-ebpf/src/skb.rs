@@ -7,6 +7,8 @@ use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
 use verdict::frame::{Frame, HEAD_MASK, Head, Meta};
 
+/// `PACKET_HOST` of linux/if_packet.h.
+const PACKET_HOST: u32 = 0;
 /// Bytes of an Ethernet header: less is never asked for.
 const ETHERNET: u32 = 14;
 
@@ -37,6 +39,7 @@ impl Skb {
         Meta {
             ifindex: skb.ifindex,
             ingress_ifindex: skb.ingress_ifindex,
+            to_host: skb.pkt_type == PACKET_HOST,
             len: skb.len,
             gso: skb.gso_size != 0,
             vlan_present: skb.vlan_present != 0,

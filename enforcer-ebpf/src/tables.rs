@@ -171,10 +171,10 @@ impl Env for Tables<'_> {
     }
 
     #[inline(always)]
-    fn source(&self, key: &SourceKey) -> bool {
+    fn source(&self, key: &SourceKey) -> Option<u32> {
         // SAFETY: `SourceKey` is `Key<SourceData>`, field by field (checked below).
         let key: &Key<SourceData> = unsafe { &*(&raw const *key).cast() };
-        SOURCES.get(key).is_some()
+        SOURCES.get(key).copied()
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use state::Locked;
 use verdict::layout::{
     Addr, Counter, ENDPOINT_GUARD, ENDPOINT_INDEXES, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS,
-    SourceKey, Swept, V4, counter_key,
+    SOURCE_EXTRA, SOURCE_OWN, SourceKey, Swept, V4, counter_key,
 };
 use verdict::{Direction, PolicyState, Reason};
 
@@ -62,6 +62,8 @@ pub struct NewEndpoint {
     pub ifindex: u32,
     /// MAC address of the pod's end.
     pub mac: [u8; 6],
+    /// MAC address of the host on the pod's link.
+    pub host_mac: [u8; 6],
     /// The pod's own addresses.
     pub addresses: Vec<IpAddr>,
     /// Further sources it may send from.
@@ -330,8 +332,10 @@ impl Endpoints {
             .addresses
             .iter()
             .skip(INLINE_ADDRS)
-            .map(|ip| IpNetwork::from(*ip));
-        for network in own.chain(new.extra_sources.iter().copied()) {
+            .map(|ip| (IpNetwork::from(*ip), SOURCE_OWN));
+        let extra = new.extra_sources.iter().map(|net| (*net, SOURCE_EXTRA));
+        // An own address that is named as an extra source too stays an own one.
+        for (network, value) in extra.chain(own) {
             let (family, addr) = Addr::from_ip(network.network());
             let key = SourceKey {
                 prefix_len: SourceKey::FIXED_BITS + u32::from(network.prefix()),
@@ -339,7 +343,7 @@ impl Endpoints {
                 family: u32::from(family),
                 addr,
             };
-            trie.insert(&maps::source_key(&key), 1u32, 0)
+            trie.insert(&maps::source_key(&key), value, 0)
                 .map_err(|e| maps::Error::write("SOURCES", &e))?;
         }
         Ok(())
@@ -367,8 +371,10 @@ fn entry_of(new: &NewEndpoint, endpoint_index: u32, endpoint_id: u32) -> Endpoin
         endpoint_index,
         endpoint_id,
         mac: new.mac,
+        host_mac: new.host_mac,
         flags: if new.source_guard { ENDPOINT_GUARD } else { 0 },
         families: 0,
+        pad: [0; 2],
         addrs: [Addr::ZERO; INLINE_ADDRS],
     };
     for (i, ip) in new.addresses.iter().take(INLINE_ADDRS).enumerate() {

@@ -133,9 +133,8 @@ impl Env for Live {
     fn put_fragment(&self, _: &layout::FragmentKey, _: &layout::FlowValue) -> bool {
         true
     }
-    fn source(&self, key: &layout::SourceKey) -> bool {
+    fn source(&self, key: &layout::SourceKey) -> Option<u32> {
         self.note("SOURCES", self.sources.get(&source_key(key), 0))
-            .is_some()
     }
     fn host(&self, key: &layout::PeerKey) -> bool {
         self.has("HOSTS", &self.hosts, &PeerKey(*key))

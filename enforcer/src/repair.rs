@@ -149,6 +149,7 @@ fn new_endpoint(record: &Record) -> Result<NewEndpoint, Error> {
     Ok(NewEndpoint {
         ifindex: record.ifindex,
         mac: mac(&record.mac).ok_or_else(|| bad("mac", &record.mac))?,
+        host_mac: hostnet::host_mac(record.ifindex)?.unwrap_or_default(),
         addresses: record.addresses.clone(),
         extra_sources,
         source_guard: record.source_guard,

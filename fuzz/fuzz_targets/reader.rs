@@ -15,5 +15,8 @@ fuzz_target!(|data: &[u8]| {
         tag_beside: (*first & 2 != 0).then_some(u16::from(*first >> 2)),
         ..Wire::default()
     };
-    assert_eq!(reference::seen(&wire), reference::read(&wire));
+    let seen = reference::seen(&wire);
+    if seen.is_some() || !reference::may_be_refused(&wire) {
+        assert_eq!(seen, reference::read(&wire));
+    }
 });

@@ -27,6 +27,7 @@ pub fn new_endpoint(terms: Terms<'_>, planned: &Endpoint, pending: bool) -> NewE
     NewEndpoint {
         ifindex: planned.interface.host_ifindex,
         mac: planned.interface.mac,
+        host_mac: planned.interface.host_mac,
         addresses: own_addresses(planned).into_iter().collect(),
         extra_sources: terms.request.config.extra_sources.clone(),
         source_guard: is_guarded(&terms.request.config, planned),
@@ -95,6 +96,7 @@ pub fn intended(boot_id: &str, terms: Terms<'_>, planned: &Endpoint, reserved: R
         host_ifindex,
         host_name,
         ifindex: _,
+        host_mac: _,
         addresses: _,
     } = &planned.interface;
     Record {

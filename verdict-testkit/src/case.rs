@@ -9,13 +9,14 @@ use verdict::decide;
 use verdict::layout::{
     Addr, Config, Direction, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, HostPortKey,
     INLINE_ADDRS, PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey,
-    RuleValue, SourceKey, V4,
+    RuleValue, SOURCE_EXTRA, SOURCE_OWN, SourceKey, V4,
 };
 use verdict::policy_state::PolicyState;
 use verdict::reason::Reason;
 use verdict::{Env, Scratch};
 
 use crate::frames::Wire;
+use crate::read_frame::HOST_MAC;
 use crate::tables::Tables;
 
 /// Where a packet came into the host.
@@ -74,14 +75,16 @@ impl EndpointSpec {
         ifindex: u32,
         endpoint_index: u32,
         endpoint_id: u32,
-    ) -> (Endpoint, Vec<SourceKey>) {
+    ) -> (Endpoint, Vec<(SourceKey, u32)>) {
         let mut row = Endpoint {
             ifindex,
             endpoint_index,
             endpoint_id,
             mac: self.mac,
+            host_mac: HOST_MAC,
             flags: if self.guard { ENDPOINT_GUARD } else { 0 },
             families: 0,
+            pad: [0; 2],
             addrs: [Addr::ZERO; INLINE_ADDRS],
         };
         for (i, ip) in self.addresses.iter().take(INLINE_ADDRS).enumerate() {
@@ -89,25 +92,22 @@ impl EndpointSpec {
             row.addrs[i] = addr;
             row.families |= 1 << (i + if family == V4 { 0 } else { INLINE_ADDRS });
         }
-        let whole = |ip: &IpAddr| (*ip, if ip.is_ipv4() { 32 } else { 128 });
-        let more: Vec<_> = self
-            .addresses
-            .iter()
-            .skip(INLINE_ADDRS)
-            .map(whole)
-            .chain(self.extra.clone())
-            .collect();
+        let whole = |ip: &IpAddr| (*ip, if ip.is_ipv4() { 32 } else { 128 }, SOURCE_OWN);
+        let own = self.addresses.iter().skip(INLINE_ADDRS).map(whole);
+        let extra = self.extra.iter().map(|(ip, len)| (*ip, *len, SOURCE_EXTRA));
+        let more: Vec<_> = extra.chain(own).collect();
         if !more.is_empty() {
             row.flags |= ENDPOINT_MORE_SOURCES;
         }
-        let key = |(ip, len): (IpAddr, u8)| {
+        let key = |(ip, len, value): (IpAddr, u8, u32)| {
             let (family, addr) = Addr::from_ip(ip);
-            SourceKey {
+            let key = SourceKey {
                 prefix_len: SourceKey::FIXED_BITS + u32::from(len),
                 endpoint_id,
                 family: u32::from(family),
                 addr,
-            }
+            };
+            (key, value)
         };
         (row, more.into_iter().map(key).collect())
     }
@@ -353,7 +353,9 @@ impl World for ModelWorld {
                 let (row, sources) =
                     spec.row(Self::IFINDEX, Self::ENDPOINT_INDEX, self.endpoint_id);
                 t.endpoints.insert(Self::IFINDEX, row);
-                sources.iter().for_each(|s| t.add_source(s));
+                sources
+                    .iter()
+                    .for_each(|(key, value)| t.add_source(key, *value));
             }
             Change::PolicyState(policy_state) => {
                 t.policy_states.insert(Self::ENDPOINT_INDEX, policy_state.0);

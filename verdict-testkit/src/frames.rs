@@ -41,6 +41,7 @@ impl Wire {
         Meta {
             ifindex,
             ingress_ifindex,
+            to_host: false,
             len: self.long.unwrap_or(self.bytes.0.len() as u32),
             gso: self.gso_size != 0,
             vlan_present: self.tag_beside.is_some(),

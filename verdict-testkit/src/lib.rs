@@ -18,5 +18,5 @@ mod trie;
 
 pub use case::{Case, Outcome, Step, Via, World};
 pub use frames::{Bytes, Wire};
-pub use read_frame::frame;
+pub use read_frame::{HOST_MAC, frame};
 pub use tables::Tables;

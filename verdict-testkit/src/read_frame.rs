@@ -13,7 +13,7 @@ use crate::frames::{self, Bytes, V4, V6, Wire};
 /// MAC address of the pod's end.
 pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// MAC address of the host's end.
-pub(crate) const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const STRANGER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
 
 /// An address by one of the names that every case knows, or written out.
@@ -267,6 +267,7 @@ fn v4(words: &mut Words<'_>) -> Result<Vec<u8>, String> {
 fn extension(value: &str) -> Result<(u8, Vec<u8>), String> {
     let parts: Vec<&str> = value.split(':').collect();
     match parts.as_slice() {
+        ["alert"] => Ok((proto::HOP_BY_HOP, vec![0, 0, 5, 2, 0, 0, 1, 0])),
         ["hbh"] => Ok(V6::options(proto::HOP_BY_HOP, 1)),
         ["hbh", units] => Ok(V6::options(proto::HOP_BY_HOP, number(units)?)),
         ["dst"] => Ok(V6::options(proto::DESTINATION, 1)),
@@ -339,10 +340,19 @@ fn transport(words: &mut Words<'_>, src: IpAddr, dst: IpAddr) -> Result<(u8, Vec
         "rs" => discovery(133, false, 0)?,
         "ra" => discovery(134, false, 8)?,
         "redirect" => discovery(137, true, 32)?,
-        "query" => discovery(130, false, 16)?,
-        "report" => discovery(131, false, 16)?,
-        "done" => discovery(132, false, 16)?,
-        "report2" => discovery(143, false, 20)?,
+        "query" => discovery(130, true, 16)?,
+        "report" => discovery(131, true, 16)?,
+        "done" => discovery(132, true, 16)?,
+        "report2" => {
+            let groups: Vec<&str> = words.next("groups")?.split(',').collect();
+            let mut data = Vec::new();
+            for group in &groups {
+                data.extend([4, 0, 0, 0]);
+                data.extend(v6_address(group)?.octets());
+            }
+            let [a, b] = (groups.len() as u16).to_be_bytes();
+            (proto::ICMPV6, frames::icmp(143, 0, [0, 0, a, b], &data))
+        }
         "tcp" => {
             let (s, d) = words.arrow()?;
             let flags = tcp_flags(words);

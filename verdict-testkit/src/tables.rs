@@ -67,7 +67,7 @@ pub struct Tables {
     pub rules: BTreeMap<RuleKey, RuleValue>,
     /// Entries that the flow table takes; 0 = refuses all.
     pub flow_capacity: usize,
-    sources: Trie<24, ()>,
+    sources: Trie<24, u32>,
     prefixes: Trie<20, PrefixValue>,
     ports: Trie<8, PortValue>,
     flows: RefCell<BTreeMap<FlowKey, FlowCell>>,
@@ -154,8 +154,9 @@ impl Tables {
     }
 
     /// Puts a further source of an endpoint in.
-    pub fn add_source(&mut self, key: &SourceKey) {
-        self.sources.insert(key.prefix_len, source_bytes(key), ());
+    pub fn add_source(&mut self, key: &SourceKey, value: u32) {
+        self.sources
+            .insert(key.prefix_len, source_bytes(key), value);
     }
 
     /// Puts an entry of a port set in.
@@ -273,10 +274,10 @@ impl Env for Tables {
         self.fragments.borrow_mut().insert(*key, *value);
         true
     }
-    fn source(&self, key: &SourceKey) -> bool {
+    fn source(&self, key: &SourceKey) -> Option<u32> {
         self.sources
             .longest(key.prefix_len, source_bytes(key))
-            .is_some()
+            .copied()
     }
     fn host(&self, key: &PeerKey) -> bool {
         self.hosts.contains(key)

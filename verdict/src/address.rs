@@ -1,7 +1,7 @@
 //! What kind of address it is, and whose: the endpoint's own, the host's, a group's.
 
 use crate::env::Env;
-use crate::layout::{Addr, ENDPOINT_MORE_SOURCES, Endpoint, SourceKey, V4, V6};
+use crate::layout::{Addr, ENDPOINT_MORE_SOURCES, Endpoint, SOURCE_OWN, SourceKey, V4, V6};
 use crate::scratch::Scratch;
 
 /// Whether the address begins with a byte and, under a mask, with a second one.
@@ -17,12 +17,6 @@ pub(crate) fn is_link_local(addr: &Addr) -> bool {
     begins(addr, 0xfe, 0x80, 0xc0)
 }
 
-/// ff02::/16.
-#[inline(always)]
-pub(crate) fn is_link_multicast(addr: &Addr) -> bool {
-    begins(addr, 0xff, 0x02, 0xff)
-}
-
 /// Multicast, and IPv4's broadcast to all.
 #[inline(always)]
 pub(crate) const fn is_group(family: u8, addr: &Addr) -> bool {
@@ -34,7 +28,7 @@ pub(crate) const fn is_group(family: u8, addr: &Addr) -> bool {
     }
 }
 
-/// Whether the address is one of the endpoint's own: in its entry, or in the `sources` trie.
+/// Whether the pod may send from the address: its own, in its entry or in the `sources` trie, or behind it.
 #[inline(always)]
 pub(crate) fn is_own<E: Env>(
     env: &E,
@@ -43,6 +37,29 @@ pub(crate) fn is_own<E: Env>(
     addr: &Addr,
     scratch: &mut Scratch,
 ) -> bool {
+    !matches!(owner(env, endpoint, family, addr, scratch), Owner::Other)
+}
+
+/// Whose an address is, seen from an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The pod's own.
+    Pod,
+    /// One that the pod may send from besides (`extraSources`): whoever has it, it is behind the pod.
+    BehindPod,
+    /// Somebody else's.
+    Other,
+}
+
+/// Whose the address is.
+#[inline(always)]
+pub(crate) fn owner<E: Env>(
+    env: &E,
+    endpoint: &Endpoint,
+    family: u8,
+    addr: &Addr,
+    scratch: &mut Scratch,
+) -> Owner {
     let used = if family == V4 {
         endpoint.families & 0x0f
     } else {
@@ -53,16 +70,20 @@ pub(crate) fn is_own<E: Env>(
         || (used & 4 != 0 && endpoint.addrs[2].same(addr))
         || (used & 8 != 0 && endpoint.addrs[3].same(addr))
     {
-        return true;
+        return Owner::Pod;
     }
     if endpoint.flags & ENDPOINT_MORE_SOURCES == 0 {
-        return false;
+        return Owner::Other;
     }
     scratch.source.prefix_len = SourceKey::FIXED_BITS + if family == V4 { 32 } else { 128 };
     scratch.source.endpoint_id = endpoint.endpoint_id;
     scratch.source.family = u32::from(family);
     scratch.source.addr = *addr;
-    env.source(&scratch.source)
+    match env.source(&scratch.source) {
+        Some(SOURCE_OWN) => Owner::Pod,
+        Some(_) => Owner::BehindPod,
+        None => Owner::Other,
+    }
 }
 
 /// Whether the address is in the host set.

@@ -103,16 +103,7 @@ fn packet<E: Env, F: Frame>(
     {
         return Reason::MappedAddress;
     }
-    if let Some(reason) = discovery(
-        env,
-        frame,
-        meta,
-        endpoint,
-        guard,
-        direction,
-        policy_state.revision(),
-        scratch,
-    ) {
+    if let Some(reason) = discovery(env, frame, meta, endpoint, guard, direction, scratch) {
         return reason;
     }
     // Written well before the look-up reads it: a wide load right behind narrow stores waits for them.

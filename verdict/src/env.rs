@@ -59,8 +59,8 @@ pub trait Env {
     /// Remembers a first fragment's verdict.
     fn put_fragment(&self, key: &FragmentKey, value: &FlowValue) -> bool;
 
-    /// Whether a further source address belongs to the endpoint.
-    fn source(&self, key: &SourceKey) -> bool;
+    /// What a further source address is to the endpoint: `SOURCE_OWN`, `SOURCE_EXTRA`, or none of its own.
+    fn source(&self, key: &SourceKey) -> Option<u32>;
     /// Whether the address is in the host set.
     fn host(&self, key: &PeerKey) -> bool;
     /// Whether the host's own traffic comes back by this interface.

@@ -24,6 +24,8 @@ pub struct Meta {
     pub ingress_ifindex: u32,
     /// Length of the frame with its Ethernet header; of all segments where GSO applies.
     pub len: u32,
+    /// Whether the kernel takes the frame as addressed to the host itself (its MAC address is the host veth's now).
+    pub to_host: bool,
     /// Whether this is a GSO packet.
     pub gso: bool,
     /// Whether a VLAN tag stands beside the bytes.

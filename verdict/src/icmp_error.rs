@@ -7,7 +7,7 @@ use crate::found::{Found, Why};
 use crate::frame::Frame;
 use crate::layout::Direction;
 use crate::layout::Endpoint;
-use crate::packet::read_embedded;
+use crate::packet::{FRAGMENT_NONE, read_embedded};
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
 use crate::scratch::Scratch;
@@ -28,6 +28,10 @@ pub(crate) fn icmp_error<E: Env, F: Frame>(
     now: u32,
     scratch: &mut Scratch,
 ) -> Found {
+    // Put together again it would be about something that no first fragment need show.
+    if scratch.packet.fragment != FRAGMENT_NONE {
+        return Found::Known(Reason::FragmentedError);
+    }
     if let Err(reason) = read_embedded(
         frame,
         &scratch.packet,
@@ -62,7 +66,7 @@ pub(crate) fn icmp_error<E: Env, F: Frame>(
     }
     match verdict.kind() {
         Kind::Policy => Found::Ask(verdict.opener(), Why::Error),
-        Kind::Host => {
+        Kind::Host | Kind::Hairpin => {
             let remote = scratch.flow.remote;
             let still = is_host(env, scratch.flow.family, &remote, scratch);
             Found::Known(if still {
@@ -71,7 +75,6 @@ pub(crate) fn icmp_error<E: Env, F: Frame>(
                 Reason::IcmpUnrelated
             })
         }
-        Kind::Hairpin => Found::Known(Reason::IcmpRelated),
         Kind::Neighbour => Found::Known(Reason::IcmpUnrelated),
     }
 }

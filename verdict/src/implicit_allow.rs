@@ -1,11 +1,12 @@
 //! The implicit allow rules: what passes between the pod and its host, and from the pod to itself, without policy.
 
-use crate::address::{is_host, is_own};
+use crate::address::{Owner, is_host, owner};
 use crate::env::Env;
 use crate::flow::{FlowVerdict, Kind};
 use crate::found::{Found, Why};
 use crate::frame::Meta;
 use crate::layout::{Config, Direction, Endpoint, HostPortKey};
+use crate::link_layer::is_to_host;
 use crate::packet::{Packet, proto};
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
@@ -32,10 +33,17 @@ pub(crate) fn implicit_allow<E: Env>(
     let (kind, reason) = match direction {
         Direction::Ingress => {
             let src = scratch.packet.src;
-            if meta.ingress_ifindex == meta.ifindex {
-                if is_own(env, endpoint, scratch.packet.family, &src, scratch) {
-                    return Found::Known(Reason::PodToItself);
-                }
+            let owner = owner(env, endpoint, scratch.packet.family, &src, scratch);
+            if meta.ingress_ifindex == meta.ifindex && owner != Owner::Other {
+                // The hook knows it by itself: no record, or a pod could fill the table alone.
+                return Found::Known(Reason::PodToItself);
+            } else if owner == Owner::Pod {
+                // Its own address from somewhere else: allowed or not, no flow may let the pod send to its own address.
+                return Found::Ask(direction, Why::NoTrack);
+            } else if meta.ingress_ifindex == meta.ifindex
+                && is_host(env, scratch.packet.family, &src, scratch)
+            {
+                // Back from a Service, from the address that the node masquerades with.
                 (Kind::Hairpin, Reason::PodToItself)
             } else if local_origin(env, meta, &scratch.packet)
                 && is_host(env, scratch.packet.family, &src, scratch)
@@ -47,10 +55,10 @@ pub(crate) fn implicit_allow<E: Env>(
         }
         Direction::Egress => {
             let dst = scratch.packet.dst;
-            if is_own(env, endpoint, scratch.packet.family, &dst, scratch) {
-                // Between its own addresses both hooks know it by itself: no record, or a pod could fill the table alone.
-                return Found::Known(Reason::PodToItself);
-            } else if is_host(env, scratch.packet.family, &dst, scratch)
+            if owner(env, endpoint, scratch.packet.family, &dst, scratch) == Owner::Pod {
+                return Found::Known(Reason::OwnAddress);
+            } else if is_to_host(meta, endpoint, &scratch.packet)
+                && is_host(env, scratch.packet.family, &dst, scratch)
                 && host_takes(env, config, &scratch.packet)
             {
                 (Kind::Host, Reason::PodToHost)

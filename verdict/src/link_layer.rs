@@ -1,5 +1,6 @@
 //! MAC addresses: a pod sends from its own, and is not asked about frames that a bridge floods.
 
+use crate::frame::Meta;
 use crate::layout::{Direction, Endpoint};
 use crate::packet::Packet;
 use crate::reason::Reason;
@@ -22,4 +23,11 @@ pub(crate) fn link_layer(
     } else {
         Some(wrong)
     }
+}
+
+/// Whether a frame from the pod is addressed to the host: on a bridge another MAC address is somebody else's, whatever
+/// IP address stands behind it.
+#[inline(always)]
+pub(crate) fn is_to_host(meta: &Meta, endpoint: &Endpoint, packet: &Packet) -> bool {
+    meta.to_host || packet.dst_mac.is(&endpoint.host_mac)
 }

@@ -92,7 +92,7 @@ reasons! {
     FragmentWithoutFirst = 46, "fragment-without-first";
     /// An IPv4-mapped IPv6 address on the wire.
     MappedAddress = 47, "mapped-address";
-    /// A neighbour message that claims an address that is not the pod's, leaves the link, or carries something else.
+    /// A neighbour message that claims an address that is not the pod's, leaves the link, or has not the one form it needs.
     SpoofedNeighbour = 48, "spoofed-neighbour";
     /// A router advertisement or redirect from a pod.
     RouterFromPod = 49, "router-from-pod";
@@ -100,6 +100,10 @@ reasons! {
     IcmpUnrelated = 50, "icmp-unrelated";
     /// A table could not be read.
     TableError = 51, "table-error";
+    /// From the pod to its own address: such packets go by its loopback, on the link they are crafted.
+    OwnAddress = 52, "own-address";
+    /// An ICMP error in fragments: what it is about cannot be told.
+    FragmentedError = 53, "fragmented-error";
 }
 
 /// No reason has this name.

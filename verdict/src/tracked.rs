@@ -10,6 +10,7 @@ use crate::found::{Found, Why};
 use crate::frame::Meta;
 use crate::implicit_allow::{admits, implicit_allow, is_forwarded_port};
 use crate::layout::{Config, Direction, Endpoint, FlowValue};
+use crate::link_layer::is_to_host;
 use crate::packet::Packet;
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
@@ -88,6 +89,13 @@ pub(crate) fn find<E: Env>(
         return Found::Ask(direction, Why::NoTrack);
     }
     if direction as u8 == Direction::Egress as u8
+        && verdict.kind() as u8 != Kind::Policy as u8
+        && !is_to_host(meta, endpoint, &scratch.packet)
+    {
+        // The tuple is one with the host, but this frame is for somebody else on the link.
+        return Found::Ask(direction, Why::NoTrack);
+    }
+    if direction as u8 == Direction::Egress as u8
         && (verdict.kind() as u8 == Kind::Hairpin as u8
             || stale && from_opener && verdict.kind() as u8 == Kind::Host as u8)
         && is_forwarded_port(env, config, &scratch.packet)
@@ -99,13 +107,12 @@ pub(crate) fn find<E: Env>(
     if verdict.revision() != policy_state.revision() {
         match verdict.kind() {
             Kind::Policy => return Found::Ask(verdict.opener(), Why::Reevaluate(state)),
-            Kind::Host => {
+            Kind::Host | Kind::Hairpin => {
                 let remote = scratch.flow.remote;
                 if !is_host(env, scratch.flow.family, &remote, scratch) {
                     return Found::Ask(verdict.opener(), Why::Reevaluate(state));
                 }
             }
-            Kind::Hairpin => {}
             Kind::Neighbour => return Found::Known(Reason::TableError),
         }
         allowed = true;

@@ -187,6 +187,7 @@ impl Node {
                 let new = NewEndpoint {
                     ifindex: interface.host_ifindex,
                     mac: interface.mac,
+                    host_mac: interface.host_mac,
                     addresses: record.addresses.clone(),
                     extra_sources: vec![],
                     source_guard: true,
@@ -241,6 +242,7 @@ impl Node {
             let new = NewEndpoint {
                 ifindex: interface.host_ifindex,
                 mac: interface.mac,
+                host_mac: interface.host_mac,
                 addresses: record.addresses.clone(),
                 extra_sources: vec![],
                 source_guard: true,

@@ -74,6 +74,19 @@ pub fn link_by_index(ifindex: u32) -> Result<Option<Link>, Error> {
     Route::open()?.link(ifindex)
 }
 
+/// The hardware address by which a pod reaches the host through this host veth: that of the bridge it is a port of, else its own.
+/// None where there is no such interface.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn host_mac(ifindex: u32) -> Result<Option<[u8; 6]>, Error> {
+    let mut route = Route::open()?;
+    match route.link(ifindex)? {
+        Some(link) => route.host_mac(&link),
+        None => Ok(None),
+    }
+}
+
 /// The interface of this name. Names are used again at once: go on with its index.
 ///
 /// # Errors
@@ -153,6 +166,16 @@ pub fn interface_addresses(ifindex: u32) -> Result<Vec<IpNetwork>, Error> {
 
 impl Route {
     /// The interface with this index in the socket's namespace.
+    pub(super) fn host_mac(&mut self, veth: &Link) -> Result<Option<[u8; 6]>, Error> {
+        if let Some(master) = veth.master
+            && let Some(bridge) = self.link(master)?
+            && bridge.kind.as_deref() == Some("bridge")
+        {
+            return Ok(bridge.mac);
+        }
+        Ok(veth.mac)
+    }
+
     pub(super) fn link(&mut self, ifindex: u32) -> Result<Option<Link>, Error> {
         // Index 0 would mean "by name", and the kernel's are positive ints.
         if ifindex == 0 || i32::try_from(ifindex).is_err() {

@@ -25,7 +25,8 @@ pub mod watch;
 pub use bandwidth::Bandwidth;
 pub use error::{Error, Op};
 pub use link::{
-    HostAddress, Link, host_addresses, interface_addresses, link_by_index, link_by_name, links,
+    HostAddress, Link, host_addresses, host_mac, interface_addresses, link_by_index, link_by_name,
+    links,
 };
 pub use netns::{NetnsId, current_netns_id, in_netns, netns_exists, netns_id};
 pub use peer::{PodInterface, pod_interfaces};

@@ -20,6 +20,8 @@ pub struct PodInterface {
     pub mac: [u8; 6],
     /// Its addresses now, link-local and tentative ones among them.
     pub addresses: Vec<IpNetwork>,
+    /// The hardware address of the host on this link: the bridge's where its end is a port of one, else its end's own.
+    pub host_mac: [u8; 6],
     /// The host's end: what podgate attaches to.
     pub host_ifindex: u32,
     /// The host's end, by name; for people and records only.
@@ -65,11 +67,13 @@ pub fn pod_interfaces(netns: &Path) -> Result<Vec<PodInterface>, Error> {
             && host.peer_netnsid.is_some()
             && host.peer_netnsid == outside.nsid_of(theirs.as_fd())?;
         if leads_back {
+            let host_mac = outside.host_mac(&host)?.unwrap_or_default();
             found.push(PodInterface {
                 ifname: link.name,
                 ifindex: link.ifindex,
                 mac,
                 addresses: Vec::new(),
+                host_mac,
                 host_ifindex,
                 host_name: host.name,
             });

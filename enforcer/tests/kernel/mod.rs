@@ -285,6 +285,7 @@ impl World for Kernel {
                 let new = NewEndpoint {
                     ifindex: IFINDEX,
                     mac: spec.mac,
+                    host_mac: verdict_testkit::HOST_MAC,
                     addresses: spec.addresses.clone(),
                     extra_sources: spec
                         .extra

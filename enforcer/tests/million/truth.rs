@@ -175,7 +175,7 @@ impl Env for Asking<'_> {
     fn put_fragment(&self, key: &FragmentKey, value: &FlowValue) -> bool {
         self.tables.put_fragment(key, value)
     }
-    fn source(&self, key: &SourceKey) -> bool {
+    fn source(&self, key: &SourceKey) -> Option<u32> {
         self.tables.source(key)
     }
     fn host(&self, key: &PeerKey) -> bool {

@@ -33,6 +33,7 @@ fn interface(ifname: &str, host_ifindex: u32, addresses: &[&str]) -> PodInterfac
         ifname: ifname.into(),
         ifindex: 2,
         mac: [2, 0, 0, 0, 0, 1],
+        host_mac: [2, 0, 0, 0, 0, 2],
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
         host_ifindex,
         host_name: format!("veth{host_ifindex}"),

@@ -22,10 +22,14 @@ pub struct Endpoint {
     pub endpoint_id: u32,
     /// MAC address of the pod's end.
     pub mac: [u8; 6],
+    /// MAC address of the host on the pod's link: the bridge's where the host veth is its port, else the host veth's own.
+    pub host_mac: [u8; 6],
     /// See `ENDPOINT_*`.
     pub flags: u8,
     /// Bit i: `addrs[i]` is used and IPv4; bit i+4: used and IPv6.
     pub families: u8,
+    /// Zero.
+    pub pad: [u8; 2],
     /// The pod's own addresses.
     pub addrs: [Addr; INLINE_ADDRS],
 }
@@ -50,6 +54,11 @@ pub struct SourceKey {
     pub addr: Addr,
 }
 
+/// Value of a `sources` entry: one of the pod's own addresses beyond those in its endpoint entry.
+pub const SOURCE_OWN: u32 = 1;
+/// Value of a `sources` entry: what it may send from besides (`extraSources`).
+pub const SOURCE_EXTRA: u32 = 2;
+
 impl SourceKey {
     /// Bits before the address.
     pub const FIXED_BITS: u32 = 64;
@@ -57,9 +66,9 @@ impl SourceKey {
 
 const _: () = {
     assert!(
-        size_of::<Endpoint>() == 84
+        size_of::<Endpoint>() == 92
             && offset_of!(Endpoint, mac) == 12
-            && offset_of!(Endpoint, addrs) == 20
+            && offset_of!(Endpoint, addrs) == 28
     );
     assert!(size_of::<SourceKey>() == 28 && offset_of!(SourceKey, addr) == 12);
 };

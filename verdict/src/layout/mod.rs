@@ -14,7 +14,8 @@ mod rule;
 
 pub use addr::Addr;
 pub use endpoint::{
-    ENDPOINT_GUARD, ENDPOINT_INDEXES, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS, SourceKey,
+    ENDPOINT_GUARD, ENDPOINT_INDEXES, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS, SOURCE_EXTRA,
+    SOURCE_OWN, SourceKey,
 };
 pub use event::{Counter, Event, Rate, counter_key};
 pub use flow::{

@@ -4,10 +4,10 @@ use crate::frame::Frame;
 use crate::layout::{Addr, V4};
 use crate::reason::Reason;
 
-use super::number::proto;
+use super::ipv6::{is_extension, read_extensions};
 use super::read::be16;
 use super::transport::{least_transport, note_echo};
-use super::{ECHO_NONE, ECHO_REPLY, ECHO_REQUEST, Packet};
+use super::{ECHO_NONE, ECHO_REPLY, ECHO_REQUEST, FRAGMENT_LATER, FRAGMENT_NONE, Packet};
 
 /// Reads the packet embedded in the ICMP error that `outer` is: its addresses, protocol and ports.
 /// The embedded packet is cut off, so its lengths mean nothing.
@@ -57,14 +57,12 @@ pub fn read_embedded<F: Frame>(
         ]);
         inner.protocol = h[6];
         inner.l4 = l3 + 40;
-        // One fragment header is looked through: what was too big is often a first fragment.
-        if inner.protocol == proto::FRAGMENT {
-            let mut e = [0u8; 8];
-            if !frame.load(inner.l4, &mut e) || be16(e[2], e[3]) >> 3 != 0 {
-                return Err(Reason::IcmpUnrelated);
-            }
-            inner.protocol = e[0];
-            inner.l4 += 8;
+        // What was too big is often a first fragment, or has options; later fragments have no ports.
+        inner.fragment = FRAGMENT_NONE;
+        if is_extension(inner.protocol)
+            && (read_extensions(frame, inner).is_err() || inner.fragment == FRAGMENT_LATER)
+        {
+            return Err(Reason::IcmpUnrelated);
         }
     }
     if least_transport(inner.protocol) == 0 {

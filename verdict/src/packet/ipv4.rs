@@ -52,6 +52,8 @@ pub(super) fn read_v4<F: Frame>(
 fn read_v4_options<F: Frame>(frame: &F, from: u32, end: u32) -> Result<(), Reason> {
     const LOOSE_SOURCE_ROUTE: u8 = 131;
     const STRICT_SOURCE_ROUTE: u8 = 137;
+    // Type, length and pointer (RFC 791). Whoever takes a longer one than there is room for takes it as a route.
+    const LEAST_ROUTE: u8 = 3;
     let mut route = false;
     for word in 0..10 {
         let at = from + word * 4;
@@ -63,7 +65,7 @@ fn read_v4_options<F: Frame>(frame: &F, from: u32, end: u32) -> Result<(), Reaso
             return Err(Reason::Truncated);
         }
         for byte in bytes {
-            if route && (3..=39).contains(&byte) {
+            if route && byte >= LEAST_ROUTE {
                 return Err(Reason::BadHeader);
             }
             route = byte == LOOSE_SOURCE_ROUTE || byte == STRICT_SOURCE_ROUTE;

@@ -52,7 +52,7 @@ pub(super) fn read_v6<F: Frame>(
 
 /// Whether a number is that of an IPv6 extension header.
 #[inline(always)]
-const fn is_extension(number: u8) -> bool {
+pub(super) const fn is_extension(number: u8) -> bool {
     matches!(
         number,
         proto::HOP_BY_HOP
@@ -68,7 +68,7 @@ const fn is_extension(number: u8) -> bool {
 
 /// Walks the extension headers from `packet.l4` on, whose first is `packet.protocol`, to the transport header.
 #[inline(always)]
-fn read_extensions<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
+pub(super) fn read_extensions<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Reason> {
     let mut next = packet.protocol;
     let mut offset = packet.l4;
     let mut rank = 0u8;

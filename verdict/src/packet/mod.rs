@@ -145,11 +145,11 @@ impl Packet {
             || (self.family == V6 && self.protocol == proto::ICMPV6)
     }
 
-    /// Whether this is an ICMP error.
+    /// Whether this is an ICMP error, or the first fragment of one.
     #[inline(always)]
     pub const fn is_icmp_error(&self) -> bool {
         self.is_icmp()
-            && self.fragment == FRAGMENT_NONE
+            && self.fragment != FRAGMENT_LATER
             && if self.family == V4 {
                 matches!(self.message_type, 3 | 4 | 11 | 12)
             } else {

@@ -81,10 +81,8 @@ fn v4(l3: &[u8], gso: bool) -> Option<Seen> {
     {
         return None;
     }
-    for pair in l3[20..header].windows(2) {
-        if matches!(pair[0], 131 | 137) && (3..=39).contains(&pair[1]) {
-            return None;
-        }
+    if has_source_route(&l3[20..header]) {
+        return None;
     }
     let at = usize::from(be16(&fixed[6..]) & 0x1fff) * 8;
     let more = be16(&fixed[6..]) & 0x2000 != 0;
@@ -99,6 +97,38 @@ fn v4(l3: &[u8], gso: bool) -> Option<Seen> {
         return None;
     }
     transport(src, dst, fixed[9], part, &l3[header..total])
+}
+
+/// Walks options as RFC 791 (3.1) has it: 0 ends them, 1 is one byte, all others have a length that counts both first bytes.
+/// Loose (131) and strict (137) source routes; one whose length leaves the header is one too, for who does not look.
+fn has_source_route(mut options: &[u8]) -> bool {
+    while let [kind, rest @ ..] = options {
+        match (kind, rest.first()) {
+            (0, _) => return false,
+            (1, _) => options = rest,
+            (131 | 137, Some(length)) if *length >= 3 => return true,
+            (_, Some(length)) if *length >= 2 => {
+                options = options.get(usize::from(*length)..).unwrap_or_default();
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Whether the IPv4 options hold a byte that could begin a source route where, walked, none begins: the reader may refuse it.
+pub fn may_be_refused(wire: &Wire) -> bool {
+    let bytes = &wire.bytes.0[..];
+    let l3 = match bytes.get(12..14) {
+        Some([0x08, 0x00]) => bytes.get(14..),
+        Some([0x81, 0x00] | [0x88, 0xa8]) => bytes.get(18..),
+        _ => None,
+    };
+    let Some(l3 @ [first, ..]) = l3 else {
+        return false;
+    };
+    let options = l3.get(20..usize::from(first & 15) * 4);
+    options.is_some_and(|o| o.iter().any(|byte| matches!(byte, 131 | 137)) && !has_source_route(o))
 }
 
 fn v6(l3: &[u8], gso: bool) -> Option<Seen> {
