@@ -156,6 +156,7 @@ impl Cast {
             match word {
                 "v4" | "arp" => v6 = false,
                 "v6" => v6 = true,
+                "type" => v6 = false,
                 _ => {}
             }
             words.push(self.word(word, v6, values));
@@ -188,9 +189,12 @@ impl Cast {
         while let Some((before, rest)) = word.split_once('{')
             && let Some((name, after)) = rest.split_once('}')
         {
-            let digits = match self.ip(name, v6) {
-                IpAddr::V4(address) => to_hex(&address.octets()),
-                IpAddr::V6(address) => to_hex(&address.octets()),
+            let digits = match name.strip_suffix("-mac") {
+                Some(actor) => to_hex(&self.who(actor).mac),
+                None => match self.ip(name, v6) {
+                    IpAddr::V4(address) => to_hex(&address.octets()),
+                    IpAddr::V6(address) => to_hex(&address.octets()),
+                },
             };
             word = format!("{before}{digits}{after}");
         }

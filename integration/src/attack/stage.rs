@@ -229,6 +229,21 @@ const KEPT: usize = 0;
 const BARE: usize = 3;
 const NEIGHBOUR: usize = 6;
 
+/// The solicited-node group of an address (RFC 4291, 2.7.1).
+fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    Ipv6Addr::new(
+        0xff02,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0xff00 | u16::from(a),
+        u16::from_be_bytes([b, c]),
+    )
+}
+
 /// Addresses of a pod's Service.
 fn service(number: usize) -> [IpAddr; 2] {
     let last = u8::try_from(number).unwrap_or(u8::MAX);
@@ -248,6 +263,12 @@ fn serve(node: &Node, number: usize, pod: &Pod<'_>) {
          add rule inet kube prerouting ip6 daddr {service_v6} dnat ip6 to {v6}
          add rule inet kube output ip daddr {service_v4} dnat ip to {v4}
          add rule inet kube output ip6 daddr {service_v6} dnat ip6 to {v6}\n"
+    );
+    // Service with `externalIPs`, of which one is the pod's own address.
+    let [far_v4, far_v6] = node::outside(0);
+    rules += &format!(
+        "add rule inet kube prerouting ip daddr {v4} udp dport 9999 dnat ip to {far_v4}
+         add rule inet kube prerouting ip6 daddr {v6} udp dport 9999 dnat ip6 to {far_v6}\n"
     );
     if number == NEIGHBOUR {
         rules += &format!(
@@ -279,6 +300,9 @@ fn cast(node: &Node, pods: &[Pod<'_>], stranger: &Pod<'_>, first_service: usize)
                 if is_link_local(&address) {
                     cast.address(&format!("{owner}-local"), address);
                 } else {
+                    if let IpAddr::V6(address) = address {
+                        cast.address(&format!("{owner}-group"), solicited_node(address).into());
+                    }
                     cast.address(owner, address);
                 }
             }

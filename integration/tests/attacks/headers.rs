@@ -32,6 +32,14 @@ attacks! {
         twin: &["jail: v4 jail > friend options=94040000 tcp $S > 80 syn mark"],
     }
 
+    /// A source route as long as a header has room for.
+    kernel_attack_source_route_of_forty_bytes {
+        frames: &["jail: v4 jail > node options=832804{stranger}{stranger}{stranger}{stranger}{stranger}{stranger}{stranger}{stranger}{stranger}00 tcp $S > 10250 syn mark"],
+        seen: Seen::FromPod("jail", 0x0800),
+        dropped: "jail egress/bad-header",
+        twin: &["jail: v4 jail > node options=01010101 tcp $S > 10250 syn mark"],
+    }
+
     /// The header's length is less than a header: the ports would be read within it.
     header_length_below_five {
         frames: &["jail: v4 jail > friend ihl=4 tcp $S > 80 syn mark"],

@@ -185,4 +185,19 @@ attacks! {
         twin: &["pal: v4 pal > node tcp $S > 10250 syn mark"],
         twin_seen: Some(Seen::FromPod("pal", 0x0800)),
     }
+
+    /// Packets to its own address take the pod's loopback. On the link a DNAT of the pod's address (a Service with `externalIPs`)
+    /// would send them on.
+    kernel_attack_own_address_by_a_dnat {
+        frames: &["jail: v4 jail > jail udp $S > 9999 mark data=1300"],
+        dropped: "jail egress/own-address",
+        twin: &["jail: v4 jail > mate udp $S > 9999 mark"],
+    }
+
+    /// The same over IPv6.
+    own_address_by_a_dnat_over_ipv6 {
+        frames: &["jail: v6 jail > jail udp $S > 9999 mark data=1300"],
+        dropped: "jail egress/own-address",
+        twin: &["jail: v6 jail > mate udp $S > 9999 mark"],
+    }
 }

@@ -110,10 +110,43 @@ attacks! {
     fragmented_error {
         frames: &["outside: v4 loose > victim id=$I more icmp 3 4 [ v4 victim > loose tcp $S > 80 ack ] mark"],
         seen: Seen::At("victim"),
-        dropped: "victim ingress/policy-denied",
+        dropped: "victim ingress/fragmented-error",
         twin: &[
             "victim: v4 victim > loose tcp $S > 80 syn",
             "outside: v4 loose > victim icmp 3 4 [ v4 victim > loose tcp $S > 80 ack ] mark",
+        ],
+    }
+
+    /// In fragments an error shows nothing of what it is about, and the node would learn a path's MTU from it.
+    kernel_attack_error_in_fragments {
+        frames: &[
+            "jail: v4 jail > node id=$I more icmp 3 4 [ v4 node > stranger tcp 10250 > $S ack data=20 ] mark keep=56",
+            "jail: v4 jail > node id=$I at=7 icmp 3 4 [ v4 node > stranger tcp 10250 > $S ack data=20 ] mark skip=56",
+        ],
+        seen: Seen::FromPod("jail", 0x0800),
+        dropped: "jail egress/fragmented-error",
+        twin: &["jail: v4 jail > node id=$I echo $S mark"],
+    }
+
+    /// The same over IPv6.
+    error_in_fragments_over_ipv6 {
+        frames: &[
+            "jail: v6 jail > node ext=frag:0:more:$I icmp 2 0 [ v6 node > stranger tcp 10250 > $S ack data=20 ] mark keep=56",
+            "jail: v6 jail > node ext=frag:7:$I icmp 2 0 [ v6 node > stranger tcp 10250 > $S ack data=20 ] mark skip=56",
+        ],
+        seen: Seen::FromPod("jail", 0x86dd),
+        dropped: "jail egress/fragmented-error",
+        twin: &["jail: v6 jail > node echo $S mark"],
+    }
+
+    /// What is too big may have options: the error about it is about its flow all the same.
+    error_about_another_flow_with_options {
+        frames: &["outside: v6 stranger > victim icmp 2 0 [ v6 victim > stranger ext=dst:2 tcp $S > 80 ack ] mark"],
+        seen: Seen::At("victim"),
+        dropped: "victim ingress/icmp-unrelated",
+        twin: &[
+            "victim: v6 victim > friend tcp $S > 80 syn",
+            "outside: v6 stranger > victim icmp 2 0 [ v6 victim > friend ext=dst:2 tcp $S > 80 ack ] mark",
         ],
     }
 }

@@ -111,7 +111,7 @@ attacks! {
         frames: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark hex=0e3f data=502"],
         seen: Seen::FromPod("jail", 0x86dd),
         dropped: "jail egress/spoofed-neighbour",
-        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark"],
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail"],
     }
 
     /// The own address at another's hardware address, in an option: the node's answers would go there.
@@ -119,7 +119,7 @@ attacks! {
         frames: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail hex=0201deadbeef0001 mark"],
         seen: Seen::FromPod("jail", 0x86dd),
         dropped: "jail egress/spoofed-neighbour",
-        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark"],
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail"],
     }
 
     /// A frame for the pod's hardware address with a packet for somebody else: on a bridge two pods speak past the sender's policy.
@@ -135,7 +135,7 @@ attacks! {
         frames: &["jail: v6 jail-local > jail-gateway-local hop=255 na neighbour mark"],
         seen: Seen::FromPod("jail", 0x86dd),
         dropped: "jail egress/spoofed-neighbour",
-        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark"],
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail"],
     }
 
     /// Duplicate address detection for an address of another: nobody else could use it.
@@ -143,14 +143,14 @@ attacks! {
         frames: &["jail: to=33:33:ff:00:00:01 v6 any > ff02::1:ff00:1 hop=255 ns neighbour mark"],
         seen: Seen::FromPod("jail", 0x86dd),
         dropped: "jail egress/spoofed-neighbour",
-        twin: &["jail: to=33:33:ff:00:00:01 v6 any > ff02::1:ff00:1 hop=255 ns jail mark"],
+        twin: &["jail: to=33:33:ff:00:00:01 v6 any > jail-group hop=255 ns jail"],
     }
 
     /// A neighbour message to a far address is forwarded: a tunnel under a message that always passes (reference A9).
     kernel_attack_neighbour_message_to_a_far_address {
         frames: &["jail: v6 jail > stranger hop=255 ns jail-gateway mark data=400"],
         dropped: "jail egress/spoofed-neighbour",
-        twin: &["jail: v6 jail > jail-gateway hop=255 ns jail-gateway mark"],
+        twin: &["jail: v6 jail > jail-gateway hop=255 ns jail-gateway"],
         twin_seen: Some(Seen::FromPod("jail", 0x86dd)),
     }
 
@@ -159,7 +159,7 @@ attacks! {
         frames: &["outside: v6 stranger > victim hop=255 na stranger mark data=400"],
         seen: Seen::At("victim"),
         dropped: "victim ingress/policy-denied",
-        twin: &["victim-gateway: v6 victim-gateway-local > victim hop=255 ns victim mark"],
+        twin: &["victim-gateway: v6 victim-gateway-local > victim hop=255 ns victim"],
     }
 
     /// A router advertisement of a pod: the node, or on a bridge every pod, would follow it.
@@ -167,7 +167,7 @@ attacks! {
         frames: &["jail: to=33:33:00:00:00:01 v6 jail-local > all hop=255 ra mark"],
         seen: Seen::FromPod("jail", 0x86dd),
         dropped: "jail egress/router-from-pod",
-        twin: &["jail: to=33:33:00:00:00:02 v6 jail-local > routers hop=255 rs mark"],
+        twin: &["jail: to=33:33:00:00:00:02 v6 jail-local > routers hop=255 rs"],
     }
 
     /// A redirect of a pod.
@@ -175,7 +175,7 @@ attacks! {
         frames: &["jail: v6 jail-local > jail-gateway-local hop=255 redirect jail mark"],
         seen: Seen::FromPod("jail", 0x86dd),
         dropped: "jail egress/router-from-pod",
-        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark"],
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail"],
     }
 
     /// A redirect of a pod, IPv4.
@@ -195,17 +195,17 @@ attacks! {
 
     /// A multicast listener query of a pod: it would make itself the querier.
     listener_query_from_a_pod {
-        frames: &["jail: to=33:33:00:00:00:01 v6 jail-local > all hop=1 ext=hbh query mark"],
+        frames: &["jail: to=33:33:00:00:00:01 v6 jail-local > all hop=1 ext=alert query any mark"],
         seen: Seen::FromPod("jail", 0x86dd),
         dropped: "jail egress/router-from-pod",
-        twin: &["jail: to=33:33:00:00:00:16 v6 jail-local > ff02::16 hop=1 ext=hbh report2 mark"],
+        twin: &["jail: to=33:33:00:00:00:16 v6 jail-local > ff02::16 hop=1 ext=alert report2 ff02::fb"],
     }
 
     /// A listener report to a single far address.
     listener_report_to_a_far_address {
-        frames: &["jail: v6 jail > stranger hop=64 report2 mark data=400"],
+        frames: &["jail: v6 jail > stranger hop=64 report2 ff02::fb mark data=400"],
         dropped: "jail egress/spoofed-neighbour",
-        twin: &["jail: to=33:33:00:00:00:16 v6 jail-local > ff02::16 hop=1 ext=hbh report2 mark"],
+        twin: &["jail: to=33:33:00:00:00:16 v6 jail-local > ff02::16 hop=1 ext=alert report2 ff02::fb"],
         twin_seen: Some(Seen::FromPod("jail", 0x86dd)),
     }
 
@@ -214,6 +214,55 @@ attacks! {
         frames: &["jail: v6 jail-local > jail-gateway-local hop=255 ext=frag:0:$I na jail mark"],
         seen: Seen::FromPod("jail", 0x86dd),
         dropped: "jail egress/spoofed-neighbour",
-        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark"],
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail"],
+    }
+
+    /// A neighbour message in its one form, to a far address: the host would forward it.
+    plain_neighbour_message_to_a_far_address {
+        frames: &["jail: v6 jail > stranger hop=255 ns stranger"],
+        shows: Some("jail: v6 jail > stranger hop=255 ns stranger"),
+        dropped: "jail egress/spoofed-neighbour",
+        twin: &["jail: v6 jail > jail-gateway hop=255 ns jail-gateway"],
+        twin_seen: Some(Seen::FromPod("jail", 0x86dd)),
+    }
+
+    /// A letter in an option that the RFC gives no neighbour advertisement.
+    neighbour_message_with_an_option_of_its_own {
+        frames: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail mark"],
+        seen: Seen::FromPod("jail", 0x86dd),
+        dropped: "jail egress/spoofed-neighbour",
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail"],
+    }
+
+    /// A letter in an extension header in front of a neighbour message.
+    neighbour_message_behind_a_letter {
+        frames: &["jail: v6 jail-local > jail-gateway-local hop=255 ext=60:0001010c{mark}00000000 na jail"],
+        seen: Seen::FromPod("jail", 0x86dd),
+        dropped: "jail egress/spoofed-neighbour",
+        twin: &["jail: v6 jail-local > jail-gateway-local hop=255 na jail"],
+    }
+
+    /// A letter of a thousand bytes behind a listener report, to all who route multicast.
+    kernel_attack_listener_report_with_a_letter {
+        frames: &["jail: to=33:33:00:00:00:16 v6 jail-local > ff02::16 hop=1 ext=alert report2 ff02::fb mark data=1250"],
+        seen: Seen::FromPod("jail", 0x86dd),
+        dropped: "jail egress/policy-denied",
+        twin: &["jail: to=33:33:00:00:00:16 v6 jail-local > ff02::16 hop=1 ext=alert report2 jail-group"],
+    }
+
+    /// The same in a report of the first version.
+    old_listener_report_with_a_letter {
+        frames: &["jail: to=33:33:00:00:00:fb v6 jail-local > ff02::fb hop=1 ext=alert report ff02::fb mark data=1250"],
+        seen: Seen::FromPod("jail", 0x86dd),
+        dropped: "jail egress/spoofed-neighbour",
+        twin: &["jail: to=33:33:00:00:00:fb v6 jail-local > ff02::fb hop=1 ext=alert report ff02::fb"],
+    }
+
+    /// Twenty-two bytes behind an ARP packet, where padding may stand.
+    arp_with_a_letter_for_padding {
+        frames: &["jail: type 0x0806 0001080006040001{jail-mac}{jail}000000000000{jail-gateway}{mark}00000000000000000000"],
+        seen: Seen::FromPod("jail", 0x0806),
+        dropped: "jail egress/bad-header",
+        twin: &["jail: pad=18 arp request jail > jail-gateway"],
     }
 }
