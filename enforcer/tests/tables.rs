@@ -162,6 +162,7 @@ fn words_flip_with_one_new_revision_and_never_anothers() {
         let new = NewEndpoint {
             ifindex,
             mac: [2, 0, 0, 0, 0, 1],
+            host_mac: [2, 0, 0, 0, 0, 1],
             addresses: vec![ip("10.0.0.9")],
             extra_sources: vec![],
             source_guard: true,
