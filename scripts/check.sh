@@ -85,6 +85,7 @@ verdict|
 verdict-testkit|verdict
 policy|verdict
 resolve|verdict policy
+cluster|policy resolve state
 state|
 enforcer-ebpf|verdict
 enforcer|verdict state

