@@ -64,6 +64,10 @@ pub(crate) enum Verb {
     Wait(Wait),
     /// Loads and pins the kernel objects, once a node
     Load(Load),
+    /// Shows or sets the mode: what happens in a direction for which no policy isolates a pod
+    Mode(ModeOptions),
+    /// What is wrong with this node, and what to do about it; ends with 1 where something is an error
+    Doctor(Doctor),
     /// Puts podgate into this node's CNI chain, with its programs and its service
     ///
     /// In a list that is there one entry is inserted, behind what touches the pod's interface (bandwidth, tuning) and before portmap; every
@@ -212,6 +216,26 @@ impl From<ModeArg> for state::EnforcingMode {
             ModeArg::None => Self::None,
         }
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ModeOptions {
+    /// Mode of new pods, written to node.json; without it, shows the modes
+    #[arg(value_enum, ignore_case = true)]
+    pub(crate) mode: Option<ModeArg>,
+    /// Change running endpoints, too
+    #[arg(long, requires = "mode")]
+    pub(crate) apply: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Doctor {
+    /// Folder of CNI plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub(crate) cni_bin_dir: PathBuf,
+    /// Folder of CNI configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

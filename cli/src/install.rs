@@ -112,6 +112,43 @@ pub(crate) fn uninstall(context: &Context, options: &Uninstall) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// What podgate's entry in a list is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListState {
+    /// It stands where it belongs.
+    InPlace,
+    /// It stands elsewhere.
+    Misplaced,
+    /// There is none.
+    Missing,
+}
+
+/// The list that the runtime takes: the first by name, ours included.
+pub(crate) fn list_in_force(folder: &Path) -> Option<PathBuf> {
+    chain::in_force(folder)
+}
+
+/// Whether podgate stands in a list, and at its place.
+pub(crate) fn state_of(list: &Path) -> Result<ListState, Error> {
+    let text = chain::read(list)?;
+    let fail = |e| Error::Asked(format!("read {}: {e}", list.display()));
+    if conflist::remove(&text).map_err(fail)?.is_none() {
+        return Ok(ListState::Missing);
+    }
+    Ok(match conflist::insert(&text).map_err(fail)? {
+        None => ListState::InPlace,
+        Some(_) => ListState::Misplaced,
+    })
+}
+
+/// Other engines that enforce policy beside a list.
+pub(crate) fn other_engines(list: &Path) -> Vec<String> {
+    let types = chain::read(list)
+        .ok()
+        .and_then(|text| conflist::types(&text).ok());
+    engines::found(&types.unwrap_or_default())
+}
+
 fn conflist(named: Option<&Path>, folder: &Path) -> Result<PathBuf, Error> {
     named.map_or_else(|| chain::original(folder), |path| Ok(path.to_owned()))
 }

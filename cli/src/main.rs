@@ -6,11 +6,13 @@
 
 mod args;
 mod context;
+mod doctor;
 mod ebpf;
 mod error;
 mod explain;
 mod install;
 mod load;
+mod mode;
 mod output;
 mod pages;
 mod pods;
@@ -50,6 +52,8 @@ fn run(args: &Args) -> Result<ExitCode, Error> {
         Verb::Resolve(options) => resolve::run(&context, options),
         Verb::Wait(options) => wait::run(&context, options),
         Verb::Load(options) => load::run(&context, options),
+        Verb::Mode(options) => mode::run(&context, options),
+        Verb::Doctor(options) => doctor::run(&context, options),
         Verb::Install(options) => install::run(&context, options),
         Verb::Uninstall(options) => install::uninstall(&context, options),
         Verb::Ebpf(verb) => ebpf::run(&context, verb),

@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::time::Duration;
 
-use integration::{Chain, Node, Pod, Server, chain, node, traffic};
+use integration::{Chain, Node, Pod, Server, chain, node, traffic, wait_until};
 use serde_json::{Value, json};
 
 /// A pod in a mode, wired without a companion: nothing is known and nothing could select it but for what the mode says.
@@ -195,4 +196,55 @@ fn pods_of_both_modes_live_side_by_side() {
         assert!(traffic::tcp(&closed.place(), to_open, 80).is_silent());
         assert!(traffic::tcp(&node.outside(), to_open, 80).is_open());
     }
+}
+
+#[test]
+fn running_endpoints_change_their_mode_where_it_is_asked_for() {
+    let node = Node::builder("modes").start();
+    let _companion = node.companion();
+    let mut pod = node.pod("a");
+    pod.add(&Chain::ptp(
+        &node,
+        "net",
+        json!({"networkPolicyEnforcingMode": "strict"}),
+    ));
+    let _server = Server::start(&pod.place(), &[80], &[]);
+    let reaches = || traffic::tcp(&node.outside(), pod.v4(), 80).is_open();
+    assert!(!reaches());
+
+    let shown = node.ctl_json(&["mode"]);
+    assert_eq!(
+        (&shown["node"], &shown["strict"]),
+        (&json!("standard"), &json!(1))
+    );
+    let set = node.ctl_json(&["mode", "standard"]);
+    assert_eq!(
+        set["changed"], 0,
+        "without --apply running endpoints keep theirs"
+    );
+    assert!(!reaches());
+
+    let set = node.ctl_json(&["mode", "standard", "--apply"]);
+    assert_eq!((&set["changed"], &set["standard"]), (&json!(1), &json!(1)));
+    wait_until("the pod is open", Duration::from_secs(10), reaches);
+    let set = node.ctl_json(&["mode", "STRICT", "--apply"]);
+    assert_eq!(
+        (&set["node"], &set["changed"]),
+        (&json!("strict"), &json!(1))
+    );
+    wait_until("the pod is closed", Duration::from_secs(10), || !reaches());
+    assert!(!node.ctl(&["mode", "none", "--apply"]).success());
+
+    let found = node.ctl(&["doctor", "-o", "json"]);
+    let findings = found.json();
+    let endpoints = findings
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|f| f["check"] == "endpoints");
+    assert_eq!(
+        endpoints.map(|f| &f["severity"]),
+        Some(&json!("ok")),
+        "{findings}"
+    );
 }

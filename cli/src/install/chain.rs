@@ -36,25 +36,31 @@ pub(crate) enum Change {
     Removed(PathBuf),
 }
 
-/// The list that the runtime would take without us: the first by name.
+/// The list that the runtime takes: the first by name.
+pub(crate) fn in_force(folder: &Path) -> Option<PathBuf> {
+    first(folder, |_| true).ok().flatten()
+}
+
+/// The list that the runtime would take without us.
 pub(crate) fn original(folder: &Path) -> Result<PathBuf, Error> {
-    let entries = fs::read_dir(folder).map_err(|e| Error::io("read folder", folder, e))?;
-    let mut names: Vec<PathBuf> = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-            EXTENSIONS.contains(&extension) && !RENDERED.contains(&name)
-        })
-        .collect();
-    names.sort();
-    names.into_iter().next().ok_or_else(|| {
+    let found = first(folder, |name| !RENDERED.contains(&name));
+    found.map_err(|e| Error::io("read folder", folder, e))?.ok_or_else(|| {
         Error::Asked(format!(
             "find a CNI configuration in {}: there is none; install the cluster's network plugin first, or name a list with --conflist",
             folder.display()
         ))
     })
+}
+
+fn first(folder: &Path, counts: impl Fn(&str) -> bool) -> std::io::Result<Option<PathBuf>> {
+    let names = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    Ok(names
+        .filter(|path| {
+            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+            EXTENSIONS.contains(&extension) && counts(name)
+        })
+        .min())
 }
 
 /// The method that fits the list: Amazon's is written again by aws-node.
