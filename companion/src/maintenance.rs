@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use enforcer::hostnet::tcx;
 use enforcer::hostnet::watch::Change;
 use enforcer::load::{self, LoadOptions};
 use enforcer::pins::Pins;
@@ -48,6 +49,8 @@ pub(crate) struct Maintenance {
     all_suspect: bool,
     faults: BTreeMap<u32, String>,
     polls: u32,
+    /// Whether this kernel has TCX.
+    has_tcx: bool,
     next_poll: Instant,
     next_scan: Instant,
 }
@@ -64,6 +67,7 @@ impl Maintenance {
             all_suspect: false,
             faults: BTreeMap::new(),
             polls: 0,
+            has_tcx: tcx::supported(),
             next_poll: now,
             next_scan: now,
         }
@@ -141,10 +145,7 @@ impl Maintenance {
         }
         self.next_poll = now + POLL;
         self.polls = self.polls.wrapping_add(1);
-        // Nobody tells of TCX.
-        let locals = endpoints.locals().values().map(|local| &local.record);
-        let tcx = locals.filter(|record| record.attach_mode == AttachMode::Tcx);
-        self.suspects.extend(tcx.map(|record| record.ifindex));
+        self.suspect_tcx(endpoints);
         let thorough = self.polls.is_multiple_of(THOROUGH);
         let Some(kernel) = self.kernel.as_mut() else {
             return Objects::Same;
@@ -169,6 +170,20 @@ impl Maintenance {
                 Objects::Same
             }
         }
+    }
+
+    /// TCX changes send no notification: links are looked at every time, and so is whether something came to stand before filters.
+    fn suspect_tcx(&mut self, endpoints: &LocalEndpoints) {
+        if !self.has_tcx {
+            return;
+        }
+        let locals = endpoints.locals().values().map(|local| &local.record);
+        let suspects = locals.filter(|record| {
+            // An interface that is gone is for the scan.
+            record.attach_mode == AttachMode::Tcx
+                || tcx::is_occupied(record.ifindex).unwrap_or(false)
+        });
+        self.suspects.extend(suspects.map(|record| record.ifindex));
     }
 
     /// Takes notice of changes of the host's network. True if the host set may have changed.

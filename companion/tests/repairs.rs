@@ -5,12 +5,15 @@
 mod node;
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::time::Duration;
 
+use enforcer::attach::Programs;
 use enforcer::endpoint::Endpoints;
-use enforcer::hostnet::in_netns;
+use enforcer::hostnet::{Hook, in_netns, tcx};
 use enforcer::orphans::{Orphan, describe};
+use enforcer::pins::Pins;
 use node::{LONG, Node, wait_until};
 use state::{AttachMode, Mode, Record};
 use verdict::PolicyState;
@@ -77,6 +80,51 @@ fn links_come_back() {
         fs::read_dir(&links).unwrap().count() == 2
     });
     assert!(!node.connects(&client, &pod, 80));
+}
+
+/// TCX runs before every filter and tells nobody: whoever comes to stand there is noticed by looking.
+#[test]
+fn who_comes_to_stand_in_front_is_overtaken() {
+    if !tcx::supported() {
+        println!("this kernel has no TCX");
+        return;
+    }
+    let mut node = Node::new();
+    node.load();
+    let (pod, client) = (node.pod(), node.pod());
+    node.start(&[]);
+    let record = node.add(&pod, "shop", "web", Mode::Strict, false, AttachMode::Clsact);
+    // Any program will do as a stranger: of podgate's own, the clock, which lets all packets on.
+    let clock = Pins::new(&node.bpf).program(enforcer::load::PROGRAM_CLOCK);
+    let stranger = tcx::open_pin(&clock).unwrap();
+    let stand_in_front = || {
+        in_netns(&node.netns(), || {
+            Hook::ALL.map(|hook| tcx::attach(record.ifindex, hook, stranger.as_fd()).unwrap())
+        })
+        .unwrap()
+    };
+    let in_front = || {
+        let programs = Programs::open(&Pins::new(&node.bpf)).unwrap();
+        in_netns(&node.netns(), || {
+            programs.verify(record.ifindex, AttachMode::Tcx).unwrap()
+        })
+        .unwrap()
+        .is_none()
+    };
+    for time in ["before the filters", "before the links"] {
+        let _links = stand_in_front();
+        // The companion may be quicker than a look at what it found.
+        wait_until(time, SOON, in_front);
+        assert!(!node.connects(&client, &pod, 80));
+    }
+    assert!(!has_filters(&node, &record), "evaluated twice");
+    let found = node.store.record(&record.container_id, &record.ifname);
+    assert_eq!(found.unwrap().unwrap().attach_mode, AttachMode::Tcx);
+    wait_until("no fault is told of", SOON, || {
+        published::status::Companion::read(&node.store)
+            .unwrap()
+            .is_some_and(|c| c.faults.is_empty())
+    });
 }
 
 #[test]

@@ -162,7 +162,12 @@ impl Programs {
             AttachMode::Clsact => self.attach_clsact(ifindex)?,
         };
         match self.verify(ifindex, attached.mode) {
-            Ok(None) => Ok(attached),
+            Ok(None) => {
+                if attached.mode == AttachMode::Tcx {
+                    self.drop_filters(ifindex)?;
+                }
+                Ok(attached)
+            }
             Ok(Some(fault)) => {
                 let _ = self.detach(&attached);
                 Err(Error::ReadBack { ifindex, fault })
@@ -264,10 +269,10 @@ impl Programs {
             }
         }
         // A qdisc that was made here had no filters.
-        if attached.made_qdisc {
+        if attached.made_qdisc && !tcx::is_occupied(ifindex)? {
             return Ok(attached);
         }
-        // An earlier filter: from 6.6 TCX runs before it; below, there is no place in front of it.
+        // An earlier filter, or a program at TCX: from 6.6 TCX runs before every filter, and ours goes to its head.
         match hostnet::check_clsact(ifindex, self.ids)? {
             Some(fault @ Fault::InFront { .. }) => {
                 self.tcx_instead(&attached, Error::ReadBack { ifindex, fault })
@@ -276,16 +281,29 @@ impl Programs {
         }
     }
 
-    /// Another user's filter stands first: TCX runs before it, where the kernel has it. The filters that this call made
-    /// go when the links are in force, so that no packet meets neither.
+    /// Something runs before our filters: our links go before it, where the kernel has TCX. The filters stay until the links are
+    /// read back ([`Self::drop_filters`]), so that no packet meets neither.
     fn tcx_instead(&self, filters: &Attached, cause: Error) -> Result<Attached, Error> {
         let result = if tcx::supported() {
             self.attach_tcx(filters.ifindex)
         } else {
             Err(cause)
         };
-        let _ = self.detach(filters);
+        if result.is_err() {
+            let _ = self.detach(filters);
+        }
         result
+    }
+
+    /// Takes our filters off where links are in force: with both, every packet would be evaluated twice. The qdisc stays, for
+    /// another user's filters may stand on it by now.
+    fn drop_filters(&self, ifindex: u32) -> Result<(), Error> {
+        for (hook, _) in HOOKS {
+            if has_ours(ifindex, hook)? {
+                hostnet::del_filter(ifindex, hook)?;
+            }
+        }
+        Ok(())
     }
 
     fn attach_beside_ingress_qdisc(&self, ifindex: u32) -> Result<Attached, Error> {
@@ -326,25 +344,60 @@ impl Programs {
         Ok(attached)
     }
 
-    /// A link that is pinned and alive is updated in place (false); otherwise a new one is made and given to its pin.
+    /// A link that is pinned and first at its hook is updated in place (false), one that stands behind another is made anew at the
+    /// head (false); otherwise a new one is made and given to its pin.
     fn put_link(&self, ifindex: u32, hook: Hook, direction: Direction) -> Result<bool, Error> {
         let path = self.pins.link(ifindex, direction);
         if let Ok(link) = tcx::open_pin(&path) {
             let alive = tcx::link_info(link.as_fd())
                 .is_ok_and(|i| i.ifindex == Some(ifindex) && i.hook == hook);
             if alive {
-                tcx::update(link.as_fd(), self.at(direction))?;
+                if is_first(ifindex, hook, &link)? {
+                    tcx::update(link.as_fd(), self.at(direction))?;
+                } else {
+                    self.move_to_head(ifindex, hook, direction, &link)?;
+                }
                 return Ok(false);
             }
-            fs::remove_file(&path).map_err(|source| Error::Pin {
-                path: path.clone(),
-                source,
-            })?;
         }
-        let link = tcx::attach(ifindex, hook, self.at(direction))?;
-        tcx::pin(link.as_fd(), &path).map_err(|source| Error::Pin { path, source })?;
+        self.make_link(ifindex, hook, direction)?;
         Ok(true)
     }
+
+    /// Makes a link at the head of the hook and gives it to its pin, in the place of one that is dead.
+    fn make_link(&self, ifindex: u32, hook: Hook, direction: Direction) -> Result<(), Error> {
+        let path = self.pins.link(ifindex, direction);
+        self.forget_link(ifindex, direction)?;
+        let link = tcx::attach(ifindex, hook, self.at(direction))?;
+        tcx::pin(link.as_fd(), &path).map_err(|source| Error::Pin { path, source })
+    }
+
+    /// Puts our link before whoever came to stand before it. A link does not move, and the kernel takes a program only once at a
+    /// hook (EEXIST): the old link has to go first. Our filter covers that moment, as far as whoever stands in front lets packets on
+    /// to filters; it goes when the links are read back. Where the filter cannot be put (a plain `ingress` qdisc) the moment, some
+    /// ten milliseconds, is uncovered: better than to stay behind.
+    fn move_to_head(
+        &self,
+        ifindex: u32,
+        hook: Hook,
+        direction: Direction,
+        link: &OwnedFd,
+    ) -> Result<(), Error> {
+        if hostnet::ensure_clsact(ifindex).is_ok() {
+            let _ = hostnet::put_filter(ifindex, hook, self.at(direction), FILTER_NAME);
+        }
+        tcx::detach(link.as_fd())?;
+        self.make_link(ifindex, hook, direction)
+    }
+}
+
+/// Whether the link is the first at its hook.
+fn is_first(ifindex: u32, hook: Hook, link: &OwnedFd) -> Result<bool, Error> {
+    let id = tcx::link_info(link.as_fd())?.id;
+    let entries = tcx::query(ifindex, hook)?;
+    Ok(entries
+        .first()
+        .is_some_and(|entry| entry.link_id == Some(id)))
 }
 
 /// Whether our filter stands at the hook already.

@@ -1,8 +1,8 @@
 //! The host set: the addresses that are the node's own, and what goes with it: host paths (devices by which its own traffic comes
 //! back), and ports that are not its own (pods' hostPorts, tunnels).
 //!
-//! `node-addresses.json` plus the addresses of the host's interfaces; never those of `kube-ipvs0` (Services), of what
-//! `hostSetExclude` names, and never loopback. Filled at load, kept current by the companion.
+//! `node-addresses.json` plus the addresses of the host's interfaces; never those that stand only on a proxy's device (Services'), of
+//! what `hostSetExclude` names, and never loopback. Filled at load, kept current by the companion.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,8 +16,8 @@ use crate::hostnet::{self, HostAddress};
 use crate::maps;
 use crate::pins::Pins;
 
-/// The device on which kube-proxy's IPVS mode puts the Services' addresses.
-const IPVS_DEVICE: &str = "kube-ipvs0";
+/// Devices on which proxies put the Services' addresses: kube-proxy's IPVS mode, kube-router.
+const PROXY_DEVICES: [&str; 2] = ["kube-ipvs0", "kube-dummy-if"];
 
 /// Why the host set could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +60,9 @@ pub fn wanted(
     exclude: &[HostSetExclusion],
 ) -> BTreeSet<IpAddr> {
     let excluded_interface = |name: &str| {
-        name == IPVS_DEVICE
-            || exclude
-                .iter()
-                .any(|e| matches!(e, HostSetExclusion::Interface(i) if i == name))
+        exclude
+            .iter()
+            .any(|e| matches!(e, HostSetExclusion::Interface(i) if i == name))
     };
     let of_excluded: BTreeSet<IpAddr> = on_interfaces
         .iter()
@@ -75,8 +74,10 @@ pub fn wanted(
             .iter()
             .any(|e| matches!(e, HostSetExclusion::Network(n) if n.contains(*ip)))
     };
+    // A Service may list an address of the node (`externalIPs`, a load balancer's): it stays the node's.
     let mut all: BTreeSet<IpAddr> = on_interfaces
         .iter()
+        .filter(|a| !PROXY_DEVICES.contains(&a.ifname.as_str()))
         .map(|a| a.address)
         .chain(node_addresses.iter().copied())
         .collect();
@@ -392,10 +393,14 @@ mod tests {
             on("eth0", "192.0.2.1"),
             on("eth0", "2001:db8::1"),
             on("kube-ipvs0", "10.96.0.1"),
+            on("kube-dummy-if", "10.96.0.2"),
+            // The node's own, which a Service lists too: on the proxy's device besides, or known from Kubernetes.
+            on("kube-ipvs0", "192.0.2.1"),
+            on("kube-ipvs0", "192.0.2.9"),
             on("vip0", "192.0.2.200"),
             on("eth0", "198.51.100.7"),
         ];
-        let node = ["192.0.2.9", "10.96.0.1"].map(|a| a.parse().unwrap());
+        let node = ["192.0.2.9", "198.51.100.9", "192.0.2.200"].map(|a| a.parse().unwrap());
         let exclude = [
             HostSetExclusion::Interface("vip0".into()),
             HostSetExclusion::Network("198.51.100.0/24".parse().unwrap()),

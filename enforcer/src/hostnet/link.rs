@@ -284,6 +284,7 @@ fn tunnel_port(kind: &str, data: &[u8]) -> Result<Option<u16>, DecodeError> {
         "vxlan" => IFLA_VXLAN_PORT,
         "geneve" => IFLA_GENEVE_PORT,
         "bareudp" => IFLA_BAREUDP_PORT,
+        "amt" => return amt_port(data),
         "gtp" => return Ok(Some(GTP1U_PORT)),
         _ => return Ok(None),
     };
@@ -294,6 +295,26 @@ fn tunnel_port(kind: &str, data: &[u8]) -> Result<Option<u16>, DecodeError> {
         }
     }
     Ok(None)
+}
+
+/// The local port of an AMT tunnel's end (RFC 7450): a relay's or a gateway's.
+fn amt_port(data: &[u8]) -> Result<Option<u16>, DecodeError> {
+    const IFLA_AMT_MODE: u16 = 1;
+    const IFLA_AMT_RELAY_PORT: u16 = 2;
+    const IFLA_AMT_GATEWAY_PORT: u16 = 3;
+    const AMT_MODE_RELAY: u32 = 1;
+    let (mut is_relay, mut relay, mut gateway) = (false, None, None);
+    for attribute in attributes(data, 0)? {
+        let attribute = attribute?;
+        let port = || attribute.value().try_into().ok().map(u16::from_be_bytes);
+        match attribute.kind() {
+            IFLA_AMT_MODE => is_relay = u32_of(&attribute) == Some(AMT_MODE_RELAY),
+            IFLA_AMT_RELAY_PORT => relay = port(),
+            IFLA_AMT_GATEWAY_PORT => gateway = port(),
+            _ => {}
+        }
+    }
+    Ok(if is_relay { relay } else { gateway })
 }
 
 pub(super) fn read_address(body: &[u8]) -> Result<Option<(u32, IpNetwork)>, DecodeError> {
@@ -322,5 +343,35 @@ fn ip_of(family: u8, value: &[u8]) -> Option<IpAddr> {
         libc::AF_INET => Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into()),
         libc::AF_INET6 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tunnel_port;
+
+    /// One attribute of link data, as the kernel writes it.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// By linux/amt.h: mode, relay port, gateway port; ports in network order.
+    #[test]
+    fn amt_listens_on_the_port_of_its_mode() {
+        let data = |mode: u32| {
+            [
+                attribute(1, &mode.to_ne_bytes()),
+                attribute(2, &2268u16.to_be_bytes()),
+                attribute(3, &2269u16.to_be_bytes()),
+            ]
+            .concat()
+        };
+        assert_eq!(tunnel_port("amt", &data(1)).unwrap(), Some(2268));
+        assert_eq!(tunnel_port("amt", &data(0)).unwrap(), Some(2269));
+        assert_eq!(tunnel_port("amt", &[]).unwrap(), None);
     }
 }

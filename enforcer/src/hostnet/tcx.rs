@@ -116,6 +116,19 @@ pub fn query(ifindex: u32, hook: Hook) -> Result<Vec<Entry>, Error> {
     }
 }
 
+/// Whether anything stands at one of the interface's TCX hooks; false on a kernel without TCX. Costs two calls of bpf(2).
+///
+/// # Errors
+/// The interface is gone, or the kernel refuses.
+pub fn is_occupied(ifindex: u32) -> Result<bool, Error> {
+    for hook in Hook::ALL {
+        if !query(ifindex, hook)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What a link's descriptor is; an error where it is no TCX link.
 ///
 /// # Errors

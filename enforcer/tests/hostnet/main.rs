@@ -11,6 +11,7 @@
     reason = "a test crate: a step that fails fails its test, and nothing of it is public"
 )]
 
+mod attach;
 mod bandwidth;
 mod bpffs;
 mod cost;

@@ -54,6 +54,8 @@ const KUBE_PROXY: &str = "
 ip link add kube-ipvs0 type bridge
 ip addr add 10.96.0.99/32 dev kube-ipvs0; ip addr add fd00:96::99/128 dev kube-ipvs0 nodad
 ip link set kube-ipvs0 up
+ip link add kube-dummy-if type bridge
+ip addr add 10.96.0.98/32 dev kube-dummy-if; ip link set kube-dummy-if up
 nft -f - <<'E'
 add rule inet kube forward tcp dport 7777 reject with tcp reset
 add rule inet kube postrouting ct status dnat masquerade

@@ -147,6 +147,14 @@ attacks! {
         twin: &["jail: v4 jail > node tcp $S > 10250 syn mark"],
     }
 
+    /// Another proxy's device.
+    service_address_on_a_proxys_dummy_device {
+        frames: &["jail: v4 jail > 10.96.0.98 tcp $S > 10250 syn mark"],
+        seen: Seen::FromPod("jail", 0x0800),
+        dropped: "jail egress/policy-denied",
+        twin: &["jail: v4 jail > node tcp $S > 10250 syn mark"],
+    }
+
     /// The same over IPv6, as source: not the host's.
     ipvs_address_as_source {
         frames: &["victim-gateway: v6 ipvs > victim tcp $S > 22 syn mark"],
