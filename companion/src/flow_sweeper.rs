@@ -17,9 +17,10 @@ use crate::warnings::Warnings;
 
 /// The fill of the table is looked at so often.
 const POLL: Duration = Duration::from_secs(2);
-/// Flows are swept at most so often where the table is short, or an endpoint holds many that nobody answered.
+/// Flows are swept at most so often where the table is short.
 const SWEEP_SHORT: Duration = Duration::from_secs(5);
-const SWEEP_CROWDED: Duration = Duration::from_secs(15);
+/// The rest between two slices of a sweep: others get the CPU and the buckets' locks.
+const REST: Duration = Duration::from_millis(1);
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -28,8 +29,8 @@ enum Order {
     Open,
     /// They are gone.
     Close,
-    /// The indexes of the endpoints that there are.
-    Endpoints(Vec<u32>),
+    /// So many endpoints there are.
+    Endpoints(usize),
 }
 
 /// The scheduler's end. The thread ends when it is dropped.
@@ -51,7 +52,7 @@ impl FlowSweeper {
             period,
             wanted: false,
             open: None,
-            endpoint_indexes: Vec::new(),
+            count: 0,
             last: Instant::now(),
             next: Instant::now() + period,
             warnings: Warnings::default(),
@@ -70,8 +71,8 @@ impl FlowSweeper {
         let _ = self.0.send(Order::Close);
     }
 
-    pub(crate) fn endpoints(&self, indexes: Vec<u32>) {
-        let _ = self.0.send(Order::Endpoints(indexes));
+    pub(crate) fn endpoints(&self, count: usize) {
+        let _ = self.0.send(Order::Endpoints(count));
     }
 }
 
@@ -82,7 +83,7 @@ struct Sweeper {
     period: Duration,
     wanted: bool,
     open: Option<(Flows, Endpoints)>,
-    endpoint_indexes: Vec<u32>,
+    count: usize,
     last: Instant,
     next: Instant,
     warnings: Warnings,
@@ -94,7 +95,7 @@ impl Sweeper {
             match inbox.recv_timeout(POLL) {
                 Ok(Order::Open) => (self.wanted, self.open) = (true, None),
                 Ok(Order::Close) => (self.wanted, self.open) = (false, None),
-                Ok(Order::Endpoints(indexes)) => self.endpoint_indexes = indexes,
+                Ok(Order::Endpoints(count)) => self.count = count,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -115,26 +116,29 @@ impl Sweeper {
                 none.insert((flows, endpoints))
             }
         };
-        let count = self.endpoint_indexes.len();
-        if !flows.has_fair_share(count).map_err(|e| e.to_string())? {
+        let text = |e: enforcer::maps::Error| e.to_string();
+        if !flows.has_minimum(self.count).map_err(text)? {
             let locked = self.store.lock(LOCK).map_err(|e| e.to_string())?;
-            flows
-                .set_fair_share(&locked, count)
-                .map_err(|e| e.to_string())?;
+            flows.set_minimum(&locked, self.count).map_err(text)?;
         }
-        let short = flows.is_short().map_err(|e| e.to_string())?;
-        if short || is_crowded(flows, &self.endpoint_indexes).map_err(|e| e.to_string())? {
-            let wait = if short { SWEEP_SHORT } else { SWEEP_CROWDED };
-            self.next = self.next.min(self.last + wait);
+        let short = flows.is_short().map_err(text)?;
+        if short {
+            self.next = self.next.min(self.last + SWEEP_SHORT);
         }
         if self.next > Instant::now() {
             return Ok(());
         }
         self.last = Instant::now();
         self.next = self.last + self.period;
-        let summary = flows
-            .sweep(&self.store, endpoints)
+        let mut rest = || std::thread::sleep(REST);
+        let mut summary = flows
+            .sweep(endpoints, &mut rest)
             .map_err(|e| e.to_string())?;
+        if short && flows.is_short().map_err(text)? {
+            summary.shrunk = flows
+                .shrink(endpoints, &mut rest)
+                .map_err(|e| e.to_string())?;
+        }
         let counts = &self.shared.counts;
         Counts::add(&counts.swept_expired, summary.expired);
         Counts::add(&counts.swept_dead, summary.dead);
@@ -146,19 +150,4 @@ impl Sweeper {
         }
         Ok(())
     }
-}
-
-/// Whether an endpoint holds so many flows that nobody answered that new ones may be refused.
-fn is_crowded(flows: &Flows, endpoint_indexes: &[u32]) -> Result<bool, enforcer::maps::Error> {
-    let limit = u64::from(flows.config()?.unanswered_limit);
-    // As long as all of them together hold less, none can hold so many.
-    if flows.held(0)?.unanswered() < limit / 2 {
-        return Ok(false);
-    }
-    for index in endpoint_indexes {
-        if flows.held(*index)?.unanswered() >= limit / 2 {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

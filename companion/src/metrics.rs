@@ -317,33 +317,28 @@ fn kernel(
     if options.per_pod {
         registry.register("pod_drops", "Packets dropped, by pod", drops);
         registry.register("pod_packets", "Packets passed, by pod", pod_packets);
-        registry.register("pod_flows", "Tracked flows, by pod", pod_flows);
+        registry.register("pod_flows", "Assured flows, by pod", pod_flows);
     }
     amazon.register("network_policy_drop_count", "Packets dropped", dropped);
     amazon.register("network_policy_drop_bytes", "Bytes dropped", dropped_bytes);
 
     let flows = Flows::open(pins)?;
-    let (held, config) = (flows.held(0)?, flows.config()?);
+    let (held, config) = (flows.held(0), flows.config()?);
     let mut gauge = |name: &str, help: &str, value: u64| {
         let gauge: Gauge = Gauge::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
     };
-    gauge("flows", "Tracked flows", held.flows);
-    gauge(
-        "flows_unanswered",
-        "Tracked flows that are not answered",
-        held.unanswered(),
-    );
+    gauge("flows", "Assured flows in the table", held);
     gauge(
         "flows_limit",
         "Flows that the table may hold",
         u64::from(config.flow_limit),
     );
     gauge(
-        "flows_fair_share",
+        "flows_minimum",
         "Flows that each endpoint may always hold",
-        u64::from(config.fair_share),
+        u64::from(config.flow_minimum),
     );
     let endpoints = Endpoints::open(&options.bpf_dir)?;
     gauge(

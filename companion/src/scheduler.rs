@@ -304,9 +304,7 @@ impl Scheduler {
             }
         }
         if !changed.is_empty() {
-            let locals = self.endpoints.locals().values();
-            self.flows
-                .endpoints(locals.map(|local| local.record.endpoint_index).collect());
+            self.flows.endpoints(self.endpoints.locals().len());
         }
         let begin = Instant::now();
         let outcome = self.enforcement.apply(delta, begin);

@@ -6,19 +6,23 @@ mod node;
 
 use std::net::SocketAddr;
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{HashMap, MapData};
 use enforcer::endpoint::Endpoints;
-use enforcer::flows::{Flows, Held, Summary};
-use enforcer::maps::{self, FlowKey, FlowValue, ShareValue};
+use enforcer::flows::{Flows, Summary};
+use enforcer::maps::{self, FlowKey, FlowValue, NurseryBucket};
 use enforcer::pins::Pins;
+use enforcer::quota::Quota;
 use node::{Connection, Node};
-use state::{AttachMode, Mode};
-use verdict::flow::{STATE_ANSWERED, TICK_JIFFIES, ticks};
-use verdict::layout::{self, Addr, Share};
+use state::{AttachMode, Mode, Record};
+use verdict::flow::{STATE_ASSURED, STATE_FIN_OPENER, STATE_FIN_OTHER, TICK_JIFFIES, ticks};
+use verdict::layout::{self, Addr};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 struct Table {
     flows: HashMap<MapData, FlowKey, FlowValue>,
-    shares: Array<MapData, ShareValue>,
+    quota: Quota,
     now: u32,
     hz: u32,
 }
@@ -27,7 +31,7 @@ impl Table {
     fn open(pins: &Pins) -> Self {
         Self {
             flows: maps::hash(pins, "FLOWS").unwrap(),
-            shares: maps::array(pins, "SHARES").unwrap(),
+            quota: Quota::open(pins).unwrap(),
             now: ticks(enforcer::clock::jiffies(pins).unwrap()),
             hz: Flows::open(pins).unwrap().config().unwrap().hz,
         }
@@ -39,10 +43,10 @@ impl Table {
         endpoint_index: u32,
         endpoint_id: u32,
         count: u16,
-        protocol: u8,
-        state: u32,
+        flow: (u8, u32),
         idle_seconds: u32,
     ) {
+        let (protocol, state) = flow;
         for port in 0..count {
             let key = layout::FlowKey {
                 endpoint_id,
@@ -54,37 +58,46 @@ impl Table {
                 remote: Addr::v4([10, 0, 0, 9]),
                 ..Default::default()
             };
-            let seen = self
-                .now
-                .wrapping_sub((u64::from(idle_seconds * self.hz) / TICK_JIFFIES) as u32);
+            let age = u64::from(idle_seconds) * u64::from(self.hz) / TICK_JIFFIES;
+            let value = layout::FlowValue {
+                verdict: 1,
+                seen: self.now.wrapping_sub(age as u32),
+                state,
+            };
             self.flows
-                .insert(
-                    FlowKey(key),
-                    FlowValue(layout::FlowValue {
-                        verdict: 1,
-                        seen,
-                        state,
-                    }),
-                    1,
-                )
+                .insert(FlowKey(key), FlowValue(value), 1)
                 .unwrap();
         }
-        for endpoint_index in [0, endpoint_index] {
-            let ShareValue(Share { made, answered }) = self.shares.get(&endpoint_index, 0).unwrap();
-            let more = if state & STATE_ANSWERED != 0 {
-                u64::from(count)
-            } else {
-                0
-            };
-            let share = Share {
-                made: made + u64::from(count),
-                answered: answered + more,
-            };
-            self.shares
-                .set(endpoint_index, ShareValue(share), 0)
-                .unwrap();
-        }
+        self.quota.count_created(endpoint_index, u64::from(count));
     }
+
+    fn make_for(&mut self, record: &Record, count: u16, flow: (u8, u32), idle_seconds: u32) {
+        self.make(
+            record.endpoint_index,
+            record.endpoint_id,
+            count,
+            flow,
+            idle_seconds,
+        );
+    }
+
+    fn count_of(&self, record: &Record) -> u64 {
+        let keys = self.flows.keys().filter_map(Result::ok);
+        keys.filter(|k| k.0.endpoint_id == record.endpoint_id)
+            .count() as u64
+    }
+}
+
+fn add(node: &mut Node, name: &str) -> Record {
+    let pod = node.pod();
+    node.add(
+        &pod,
+        "shop",
+        name,
+        Mode::Standard,
+        false,
+        AttachMode::Clsact,
+    )
 }
 
 #[test]
@@ -104,130 +117,105 @@ fn what_has_expired_goes_and_is_counted() {
     assert!(kept.works());
     let pins = Pins::new(&node.bpf);
     let mut flows = Flows::open(&pins).unwrap();
-    let real = flows.held(0).unwrap();
-    assert!(real.flows > 0);
+    let real = flows.held(0);
+    assert!(real > 0, "an established connection stands in the table");
 
     let mut table = Table::open(&pins);
-    table.make(record.endpoint_index, record.endpoint_id, 3000, 6, 0, 70);
-    table.make(
-        record.endpoint_index,
-        record.endpoint_id,
-        2000,
-        6,
-        STATE_ANSWERED,
-        4000,
-    );
-    table.make(
-        record.endpoint_index,
-        record.endpoint_id,
+    table.make_for(&record, 3000, (TCP, 0), 70);
+    table.make_for(
+        &record,
         1000,
-        17,
-        STATE_ANSWERED,
-        200,
+        (TCP, STATE_ASSURED | STATE_FIN_OPENER | STATE_FIN_OTHER),
+        70,
     );
-    table.make(record.endpoint_index, record.endpoint_id, 500, 17, 0, 100);
+    table.make_for(&record, 2000, (TCP, STATE_ASSURED), 4000);
+    table.make_for(&record, 1000, (UDP, STATE_ASSURED), 200);
+    table.make_for(&record, 500, (UDP, STATE_ASSURED), 100);
     // Of an endpoint that is gone: counted for all only.
-    table.make(4001, 1_000_000, 700, 17, 0, 1);
+    table.make(0, 1_000_000, 700, (UDP, 0), 1);
 
     let endpoints = Endpoints::open(&node.bpf).unwrap();
-    let summary = flows.sweep(&node.store, &endpoints).unwrap();
+    let mut slices = 0;
+    let summary = flows.sweep(&endpoints, &mut || slices += 1).unwrap();
     assert_eq!(
         summary,
         Summary {
-            before: real.flows + 7200,
-            expired: 4000,
+            before: real + 8200,
+            expired: 5000,
             dead: 700,
+            buckets: summary.buckets,
             shrunk: 0
         }
     );
-    let all = Held {
-        flows: real.flows + 2500,
-        answered: real.answered + 2000,
-    };
-    assert_eq!(flows.held(0).unwrap(), all);
-    assert_eq!(flows.held(record.endpoint_index).unwrap(), all);
-    assert_eq!(table.flows.keys().count() as u64, all.flows);
+    assert!(slices >= 4, "8,200 flows in slices: {slices}");
+    assert_eq!(flows.held(0), real + 2500);
+    assert_eq!(flows.held(record.endpoint_index), real + 2500);
+    assert_eq!(table.flows.keys().count() as u64, real + 2500);
     assert!(kept.works());
-    assert_eq!(
-        flows.sweep(&node.store, &endpoints).unwrap(),
-        Summary {
-            before: all.flows,
-            ..Summary::default()
-        }
-    );
+    let again = flows.sweep(&endpoints, &mut || {}).unwrap();
+    assert_eq!((again.expired, again.dead), (0, 0));
 }
 
 #[test]
-fn a_short_table_takes_from_who_has_too_much_only() {
+fn a_short_table_takes_from_who_holds_most_only() {
     let mut node = Node::new();
     node.load();
-    let (pod, other) = (node.pod(), node.pod());
-    let greedy = node.add(
-        &pod,
-        "shop",
-        "greedy",
-        Mode::Standard,
-        false,
-        AttachMode::Clsact,
-    );
-    let modest = node.add(
-        &other,
-        "shop",
-        "modest",
-        Mode::Standard,
-        false,
-        AttachMode::Clsact,
-    );
+    let (greedy, modest) = (add(&mut node, "greedy"), add(&mut node, "modest"));
     let pins = Pins::new(&node.bpf);
     let mut flows = Flows::open(&pins).unwrap();
     {
         let locked = node.store.lock(node::LONG).unwrap();
-        assert!(flows.set_fair_share(&locked, 2).unwrap());
-        assert!(!flows.set_fair_share(&locked, 2).unwrap());
+        assert!(flows.set_minimum(&locked, 2).unwrap());
+        assert!(!flows.set_minimum(&locked, 2).unwrap());
     }
-    assert_eq!(flows.config().unwrap().fair_share, 4096);
+    assert_eq!(flows.config().unwrap().flow_minimum, 8192);
     let mut table = Table::open(&pins);
-    table.make(
-        greedy.endpoint_index,
-        greedy.endpoint_id,
-        15_000,
-        6,
-        STATE_ANSWERED,
-        3000,
-    );
-    table.make(
-        greedy.endpoint_index,
-        greedy.endpoint_id,
-        10_000,
-        6,
-        STATE_ANSWERED,
-        10,
-    );
-    table.make(
-        modest.endpoint_index,
-        modest.endpoint_id,
-        1_000,
-        6,
-        STATE_ANSWERED,
-        80_000 % 65_536,
-    );
+    table.make_for(&greedy, 15_000, (TCP, STATE_ASSURED), 3000);
+    table.make_for(&greedy, 6_000, (TCP, STATE_ASSURED), 10);
+    // Idle for longer than any of the others.
+    table.make_for(&modest, 1_000, (TCP, STATE_ASSURED), 60_000);
     assert!(flows.is_short().unwrap());
     let endpoints = Endpoints::open(&node.bpf).unwrap();
-    let summary = flows.sweep(&node.store, &endpoints).unwrap();
+    let shrunk = flows.shrink(&endpoints, &mut || {}).unwrap();
+    assert_eq!(shrunk, 21_000 + 1_000 - 16_384);
+    assert_eq!(table.count_of(&modest), 1_000);
+    assert_eq!(flows.held(greedy.endpoint_index), table.count_of(&greedy));
+    let young = table.flows.iter().filter_map(Result::ok).filter(|(k, v)| {
+        k.0.endpoint_id == greedy.endpoint_id && table.now.wrapping_sub(v.0.seen) < 2000
+    });
     assert_eq!(
-        (summary.expired, summary.dead, summary.shrunk),
-        (0, 0, 15_000),
-        "the idle ones, not those in use"
+        young.count(),
+        6_000,
+        "the longest idle ones, not those in use"
     );
-    assert!(flows.held(modest.endpoint_index).unwrap().flows >= 1_000);
     assert!(!flows.is_short().unwrap());
+    assert_eq!(flows.shrink(&endpoints, &mut || {}).unwrap(), 0);
 }
 
 #[test]
 fn counters_that_went_wrong_are_put_right() {
     let mut node = Node::new();
     node.load();
-    let pod = node.pod();
+    let record = add(&mut node, "web");
+    let pins = Pins::new(&node.bpf);
+    let mut flows = Flows::open(&pins).unwrap();
+    let mut table = Table::open(&pins);
+    table.make_for(&record, 100, (TCP, STATE_ASSURED), 10);
+    table.quota.count_created(record.endpoint_index, 4900);
+    let endpoints = Endpoints::open(&node.bpf).unwrap();
+    flows.sweep(&endpoints, &mut || {}).unwrap();
+    assert_eq!(flows.held(record.endpoint_index), table.count_of(&record));
+    table.quota.count_deleted(record.endpoint_index, 4900);
+    flows.sweep(&endpoints, &mut || {}).unwrap();
+    assert_eq!(flows.held(record.endpoint_index), table.count_of(&record));
+    assert_eq!(flows.held(0), table.flows.keys().count() as u64);
+}
+
+#[test]
+fn buckets_that_nobody_uses_are_given_back() {
+    let mut node = Node::new();
+    node.load();
+    let (pod, client) = (node.pod(), node.pod());
     let record = node.add(
         &pod,
         "shop",
@@ -236,39 +224,33 @@ fn counters_that_went_wrong_are_put_right() {
         false,
         AttachMode::Clsact,
     );
+    let _open = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
     let pins = Pins::new(&node.bpf);
-    let mut flows = Flows::open(&pins).unwrap();
-    let mut table = Table::open(&pins);
-    table.make(
-        record.endpoint_index,
-        record.endpoint_id,
-        100,
-        6,
-        STATE_ANSWERED,
-        10,
-    );
-    table
-        .shares
-        .set(
-            record.endpoint_index,
-            ShareValue(Share {
-                made: 5000,
-                answered: 20,
-            }),
-            0,
-        )
+    let mut nursery: HashMap<_, u32, NurseryBucket> = maps::hash(&pins, "NURSERY").unwrap();
+    let of_pod = |key: &u32| key >> 16 == record.endpoint_index;
+    let (key, bucket) = nursery
+        .iter()
+        .filter_map(Result::ok)
+        .find(|(k, _)| of_pod(k))
         .unwrap();
+    // Of an endpoint index that nobody holds.
+    nursery.insert((4001 << 16) | 7, bucket, 0).unwrap();
+    // One flow that has expired, one that has not.
+    let now = ticks(enforcer::clock::jiffies(&pins).unwrap());
+    let hour = 3600 * Flows::open(&pins).unwrap().config().unwrap().hz / TICK_JIFFIES as u32;
+    let spare = key ^ 1;
+    let mut old = bucket;
+    old.0.check[0] = 1;
+    (old.0.seen, old.0.state) = ([now.wrapping_sub(hour); 12], [0; 12]);
+    nursery.insert(spare, old, 0).unwrap();
+    let mut used = old;
+    used.0.seen[0] = now;
+    let other = key ^ 2;
+    nursery.insert(other, used, 0).unwrap();
     let endpoints = Endpoints::open(&node.bpf).unwrap();
-    flows.sweep(&node.store, &endpoints).unwrap();
-    let held = flows.held(record.endpoint_index).unwrap();
-    assert_eq!(
-        held.flows,
-        table
-            .flows
-            .keys()
-            .filter_map(Result::ok)
-            .filter(|k| k.0.endpoint_id == record.endpoint_id)
-            .count() as u64
-    );
-    assert!(held.answered >= 100, "{held:?}");
+    let mut flows = Flows::open(&pins).unwrap();
+    flows.sweep(&endpoints, &mut || {}).unwrap();
+    assert!(nursery.get(&((4001 << 16) | 7), 0).is_err());
+    assert!(nursery.get(&spare, 0).is_err());
+    assert!(nursery.get(&other, 0).is_ok());
 }

@@ -6,8 +6,8 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use verdict::Scratch;
 use verdict::layout::{
     Addr, Config, Counter, ENDPOINT_INDEXES, Endpoint, FlowKey, FlowValue, FragmentKey,
-    HostPortKey, PeerKey, PeerValue, PortValue, PrefixValue, Rate, RuleKey, RuleValue, Share,
-    Swept,
+    HostPortKey, NurseryBucket, PeerKey, PeerValue, PortValue, PrefixValue, Rate, RuleKey,
+    RuleValue,
 };
 
 /// Data of the `PREFIXES` key behind the prefix length.
@@ -62,10 +62,21 @@ pub(crate) static PORTS: LpmTrie<PortData, PortValue> =
     LpmTrie::with_max_entries(1_048_576, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+/// Flows that are not assured, see `verdict::nursery`: made with a bucket's first flow.
 #[map]
-pub(crate) static SHARES: Array<Share> = Array::with_max_entries(ENDPOINT_INDEXES, 0);
+pub(crate) static NURSERY: HashMap<u32, NurseryBucket> =
+    HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+/// What a bucket is made of: zeroes, never written.
 #[map]
-pub(crate) static SWEPT: Array<Swept> = Array::with_max_entries(ENDPOINT_INDEXES, 0);
+pub(crate) static NURSERY_EMPTY: Array<NurseryBucket> = Array::with_max_entries(1, 0);
+/// Flows put into `FLOWS`, by endpoint index (0: all). Programs and user space add.
+#[map]
+pub(crate) static FLOWS_CREATED: Array<u64> =
+    Array::with_max_entries(ENDPOINT_INDEXES, BPF_F_MMAPABLE);
+/// Flows taken out of `FLOWS`, by endpoint index (0: all). Programs and user space add.
+#[map]
+pub(crate) static FLOWS_DELETED: Array<u64> =
+    Array::with_max_entries(ENDPOINT_INDEXES, BPF_F_MMAPABLE);
 /// Packets that passed, by endpoint index * 2 + direction.
 #[map]
 pub(crate) static PASSED: PerCpuArray<Counter> =

@@ -8,18 +8,21 @@ use aya_ebpf::bindings::{BPF_EXIST, BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_t
 use aya_ebpf::helpers::generated::{
     bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
 };
+use aya_ebpf::maps::Array;
 use aya_ebpf::maps::lpm_trie::Key;
 use verdict::env::{Env, Flow, Write};
 use verdict::layout::{
     Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey, PortValue,
-    PrefixKey, PrefixValue, RuleKey, RuleValue, Share, SourceKey, V4,
+    PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey, V4,
 };
 use verdict::packet::{Packet, proto};
 
 use crate::maps::{
-    CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, HOSTPATHS, HOSTPORTS, HOSTS, PEERS, POLICY_STATES, PORTS,
-    PREFIXES, PortData, PrefixData, RULES, SHARES, SOURCES, SWEPT, SourceData,
+    CONFIG, ENDPOINTS, FLOWS, FLOWS_CREATED, FLOWS_DELETED, FRAGMENTS, HOSTPATHS, HOSTPORTS, HOSTS,
+    NURSERY, NURSERY_EMPTY, PEERS, POLICY_STATES, PORTS, PREFIXES, PortData, PrefixData, RULES,
+    SOURCES, SourceData,
 };
+use crate::nursery::Bucket;
 use crate::skb::Skb;
 
 /// The maps, and the frame for what is asked of the kernel about it.
@@ -64,17 +67,17 @@ fn add(word: *mut u64, n: u64) {
 }
 
 #[inline(always)]
-fn count(endpoint_index: u32, field: impl Fn(*mut Share) -> *mut u64, n: u64) {
-    if let Some(share) = SHARES.get_ptr_mut(endpoint_index) {
-        add(field(share), n);
-    }
-    if let Some(all) = SHARES.get_ptr_mut(0) {
-        add(field(all), n);
+fn count(counters: &Array<u64>, endpoint_index: u32) {
+    for index in [endpoint_index, 0] {
+        if let Some(counter) = counters.get_ptr_mut(index) {
+            add(counter, 1);
+        }
     }
 }
 
 impl Env for Tables<'_> {
     type FlowRef = FlowRef;
+    type Bucket = Bucket;
 
     #[inline(always)]
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
@@ -115,41 +118,50 @@ impl Env for Tables<'_> {
     }
 
     #[inline(always)]
-    fn share(&self, endpoint_index: u32) -> (u64, u64) {
-        match (SHARES.get(endpoint_index), SWEPT.get(endpoint_index)) {
-            (Some(share), Some(swept)) => {
-                let live = share.made.wrapping_sub(swept.removed);
-                let answered = share.answered.wrapping_sub(swept.answered);
-                // The counters are read one after the other: a difference below zero is a moment, not a number.
-                let live = if live > u64::MAX / 2 { 0 } else { live };
-                let unanswered = live.wrapping_sub(answered);
-                (
-                    live,
-                    if unanswered > u64::MAX / 2 {
-                        0
-                    } else {
-                        unanswered
-                    },
-                )
-            }
-            _ => (u64::MAX, u64::MAX),
-        }
+    fn delete_flow(&self, key: &FlowKey) -> bool {
+        FLOWS.remove(key).is_ok()
     }
 
     #[inline(always)]
-    fn count_made(&self, endpoint_index: u32) {
-        // SAFETY: `count` hands in a pointer to a live value; only the field's address is taken.
-        count(endpoint_index, |s| unsafe { &raw mut (*s).made }, 1);
+    fn flows_held(&self, endpoint_index: u32) -> u64 {
+        let (Some(created), Some(deleted)) = (
+            FLOWS_CREATED.get(endpoint_index),
+            FLOWS_DELETED.get(endpoint_index),
+        ) else {
+            return u64::MAX;
+        };
+        let held = created.wrapping_sub(*deleted);
+        // The counters are read one after the other: a difference below zero is a moment, not a number.
+        if held > u64::MAX / 2 { 0 } else { held }
     }
 
     #[inline(always)]
-    fn count_answered(&self, endpoint_index: u32, answered: bool) {
-        // SAFETY: as above.
-        count(
-            endpoint_index,
-            |s| unsafe { &raw mut (*s).answered },
-            if answered { 1 } else { u64::MAX },
-        );
+    fn count_created(&self, endpoint_index: u32) {
+        count(&FLOWS_CREATED, endpoint_index);
+    }
+
+    #[inline(always)]
+    fn count_deleted(&self, endpoint_index: u32) {
+        count(&FLOWS_DELETED, endpoint_index);
+    }
+
+    #[inline(always)]
+    fn bucket(&self, key: u32) -> Option<Bucket> {
+        NURSERY.get_ptr_mut(key).map(Bucket)
+    }
+
+    #[inline(always)]
+    fn make_bucket(&self, key: u32) -> Option<Bucket> {
+        let empty = NURSERY_EMPTY.get(0)?;
+        // Another CPU may be first, so what it returns tells nothing.
+        let _ = NURSERY.insert(key, empty, u64::from(BPF_NOEXIST));
+        NURSERY.get_ptr_mut(key).map(Bucket)
+    }
+
+    #[inline(always)]
+    fn reload(&self, number: &u32) -> u32 {
+        // SAFETY: a reference to a number in the scratch memory.
+        unsafe { read_volatile(number) }
     }
 
     #[inline(always)]

@@ -11,8 +11,6 @@ use nix::errno::Errno;
 use crate::maps;
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
-/// Entries a call.
-const FIRST_SIZE: usize = 2048;
 /// A bucket that does not fit into so many is not a hash map any more.
 const LAST_SIZE: usize = 1 << 20;
 
@@ -29,15 +27,16 @@ struct Batch {
 }
 const _: () = assert!(size_of::<Batch>() == 56);
 
-/// Calls `take` with each entry.
+/// Calls `take` with the entries of some buckets at a time, `at_once` of them or a little more.
 ///
 /// # Errors
-/// If the kernel refuses.
-pub(crate) fn for_each<K: Pod, V: Pod>(
+/// If the kernel refuses, and those of `take`.
+pub(crate) fn for_each<K: Pod, V: Pod, E: From<maps::Error>>(
     map: &MapData,
     name: &'static str,
-    mut take: impl FnMut(&K, &V),
-) -> Result<(), maps::Error> {
+    at_once: usize,
+    mut take: impl FnMut(&[K], &[V]) -> Result<(), E>,
+) -> Result<(), E> {
     let info = map.info().map_err(|e| maps::Error::Read {
         name,
         detail: e.to_string(),
@@ -46,10 +45,11 @@ pub(crate) fn for_each<K: Pod, V: Pod>(
         return Err(maps::Error::Read {
             name,
             detail: "its entries have another size".into(),
-        });
+        }
+        .into());
     }
     let fd = map.fd().as_fd().as_raw_fd() as u32;
-    let mut size = FIRST_SIZE;
+    let mut size = at_once;
     let mut keys: Vec<K> = Vec::new();
     let mut values: Vec<V> = Vec::new();
     let mut cursor: Option<u64> = None;
@@ -93,7 +93,8 @@ pub(crate) fn for_each<K: Pod, V: Pod>(
                 return Err(maps::Error::Read {
                     name,
                     detail: errno.to_string(),
-                });
+                }
+                .into());
             }
             _ => {}
         }
@@ -104,9 +105,7 @@ pub(crate) fn for_each<K: Pod, V: Pod>(
             keys.set_len(count);
             values.set_len(count);
         }
-        keys.iter()
-            .zip(&values)
-            .for_each(|(key, value)| take(key, value));
+        take(&keys, &values)?;
         keys.clear();
         values.clear();
         if errno.is_some() {

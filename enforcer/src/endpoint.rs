@@ -9,13 +9,14 @@ use ipnetwork::IpNetwork;
 use state::Locked;
 use verdict::layout::{
     Addr, Counter, ENDPOINT_GUARD, ENDPOINT_INDEXES, ENDPOINT_MORE_SOURCES, Endpoint, INLINE_ADDRS,
-    SOURCE_EXTRA, SOURCE_OWN, SourceKey, Swept, V4, counter_key,
+    SOURCE_EXTRA, SOURCE_OWN, SourceKey, V4, counter_key,
 };
 use verdict::{Direction, PolicyState, Reason};
 
-use crate::maps::{self, CounterValue, EndpointValue, ShareValue, SweptValue};
+use crate::maps::{self, ConfigValue, CounterValue, EndpointValue, NurseryBucket};
 use crate::pins::Pins;
 use crate::policy_states::PolicyStates;
+use crate::quota::Quota;
 
 /// Why an endpoint could not be made, read or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -271,6 +272,7 @@ impl Endpoints {
             self.delete_sources(entry.endpoint_id);
         }
         self.forget_counters_of_index(entry.endpoint_index);
+        self.forget_nursery_of_index(entry.endpoint_index);
         Ok(true)
     }
 
@@ -289,18 +291,22 @@ impl Endpoints {
 
     /// The flows of the endpoint index's earlier holder are none of the new one's.
     fn forget_flows_of_index(&self, endpoint_index: u32) -> Result<(), Error> {
-        let shares: Array<_, ShareValue> = maps::array(&self.pins, "SHARES")?;
-        let mut swept: Array<_, SweptValue> = maps::array(&self.pins, "SWEPT")?;
-        let ShareValue(made) = shares
-            .get(&endpoint_index, 0)
-            .map_err(|e| maps::Error::read("SHARES", &e))?;
-        let value = Swept {
-            removed: made.made,
-            answered: made.answered,
+        Quota::open(&self.pins)?.forget(endpoint_index);
+        Ok(())
+    }
+
+    /// Gives back the nursery of an endpoint index. Best effort: what is left serves the index's next holder, or is swept.
+    fn forget_nursery_of_index(&self, endpoint_index: u32) {
+        let (Ok(mut nursery), Ok(config)) = (
+            maps::hash::<u32, NurseryBucket>(&self.pins, "NURSERY"),
+            maps::array::<ConfigValue>(&self.pins, "CONFIG"),
+        ) else {
+            return;
         };
-        swept
-            .set(endpoint_index, SweptValue(value), 0)
-            .map_err(|e| maps::Error::write("SWEPT", &e).into())
+        let mask = config.get(&0, 0).map_or(0, |c| c.0.nursery_mask);
+        for bucket in 0..=mask.min(0xffff) {
+            let _ = nursery.remove(&((endpoint_index << 16) | bucket));
+        }
     }
 
     /// Best effort: the endpoint index's next holder would begin with another pod's numbers, which harms nobody.

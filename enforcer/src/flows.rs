@@ -1,30 +1,29 @@
-//! The flow table from user space: sweeping what has expired, fair shares, what is free.
+//! The flow table from user space: what has expired, who holds too much, what is free.
 //!
-//! Sweeping only gives memory and shares back: a flow past its time-out is none at look-up, swept or not. Each removal
-//! is counted in `SWEPT` (of the endpoint index, and of endpoint index 0 for all), which user space alone writes, under the node's lock; the
-//! programs count what they make. A whole pass sees what really is there and puts the counters right.
+//! Sweeping gives memory back and nothing else waits for it: an expired flow is ignored at look-up, swept or not. A sweep
+//! takes no lock, holds a slice of the table at a time and rests between two of them. Each flow that it deletes is looked
+//! at again right before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use aya::maps::{Array, HashMap, MapData};
-use state::{Locked, Store};
-use verdict::flow::{STATE_ANSWERED, TICK_JIFFIES, expired, ticks, timeout_seconds};
-use verdict::layout::{Config, FlowValue, Share, Swept};
+use state::Locked;
+use verdict::flow::{TICK_JIFFIES, expired, ticks, timeout_seconds};
+use verdict::layout::{Config, FlowValue, NURSERY_SLOTS};
 
-use crate::apply::in_slices;
 use crate::batch;
 use crate::clock;
 use crate::endpoint::{self, Endpoints};
 use crate::load;
-use crate::maps::{self, ConfigValue, FlowKey, ShareValue, SweptValue};
+use crate::maps::{self, ConfigValue, FlowKey, NurseryBucket};
 use crate::pins::Pins;
+use crate::quota::{self, Counts, Quota};
 
-const LOCK: Duration = Duration::from_secs(10);
-/// A flow is swept so long after its time-out: the packet that revives it in this very moment finds it.
+/// A flow is swept so long after its time-out: the packet that comes in this very moment deals with it itself.
 const MARGIN_SECONDS: u32 = 5;
-/// Idle flows beyond the fair share go first when the table is short; those that are in use never do.
-const IDLE_SECONDS: u32 = 60;
+/// Flows, and buckets of the nursery, of one slice.
+const SLICE: usize = 2048;
+const SLICE_OF_BUCKETS: usize = 128;
 
 /// Why flows could not be swept.
 #[derive(Debug, thiserror::Error)]
@@ -39,25 +38,6 @@ pub enum Error {
     /// The kernel's clock.
     #[error(transparent)]
     Clock(#[from] load::Error),
-    /// The node's lock.
-    #[error(transparent)]
-    Lock(#[from] state::lock::Error),
-}
-
-/// Flows of one endpoint, or of all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// In the table.
-    pub flows: u64,
-    /// Of these, answered.
-    pub answered: u64,
-}
-
-impl Held {
-    /// Not answered.
-    pub fn unanswered(&self) -> u64 {
-        self.flows.saturating_sub(self.answered)
-    }
 }
 
 /// What a sweep did.
@@ -69,8 +49,10 @@ pub struct Summary {
     pub expired: u64,
     /// Removed: of endpoints that are gone.
     pub dead: u64,
-    /// Removed: idle and beyond their endpoint's share, the table being short.
+    /// Removed: the table being short, of those endpoints that hold most.
     pub shrunk: u64,
+    /// Buckets of the nursery given back.
+    pub buckets: u64,
 }
 
 /// The flow table.
@@ -78,23 +60,56 @@ pub struct Flows {
     pins: Pins,
     flows: HashMap<MapData, FlowKey, maps::FlowValue>,
     data: MapData,
-    shares: Array<MapData, ShareValue>,
-    swept: Array<MapData, SweptValue>,
+    nursery: HashMap<MapData, u32, NurseryBucket>,
+    nursery_data: MapData,
+    quota: Quota,
     config: Array<MapData, ConfigValue>,
 }
 
-/// An endpoint as the sweep needs it.
-#[derive(Clone, Copy)]
-struct Owner {
-    ifindex: u32,
-    endpoint_index: u32,
+/// Which endpoints there are, by endpoint id.
+struct Owners<'a> {
+    endpoints: &'a Endpoints,
+    indexes: BTreeMap<u32, u32>,
+    gone: BTreeSet<u32>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
-    Expired,
-    Dead,
-    Shrunk,
+impl<'a> Owners<'a> {
+    fn read(endpoints: &'a Endpoints) -> Result<Self, Error> {
+        let indexes = endpoints
+            .entries()?
+            .into_iter()
+            .map(|entry| (entry.endpoint_id, entry.endpoint_index))
+            .collect();
+        Ok(Self {
+            endpoints,
+            indexes,
+            gone: BTreeSet::new(),
+        })
+    }
+
+    /// The endpoint index of a flow's endpoint; `None` if it is gone. An endpoint made since the entries were read has
+    /// flows too, so they are read again for an id that is not known.
+    fn index(&mut self, endpoint_id: u32) -> Result<Option<u32>, Error> {
+        if !self.indexes.contains_key(&endpoint_id) && !self.gone.contains(&endpoint_id) {
+            self.indexes.extend(
+                self.endpoints
+                    .entries()?
+                    .into_iter()
+                    .map(|entry| (entry.endpoint_id, entry.endpoint_index)),
+            );
+            if !self.indexes.contains_key(&endpoint_id) {
+                self.gone.insert(endpoint_id);
+            }
+        }
+        Ok(self.indexes.get(&endpoint_id).copied())
+    }
+}
+
+/// What a pass saw and did at one endpoint index.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    kept: u64,
+    deleted: u64,
 }
 
 impl Flows {
@@ -107,39 +122,16 @@ impl Flows {
             pins: pins.clone(),
             flows: maps::hash(pins, "FLOWS")?,
             data: maps::data(pins, "FLOWS")?,
-            shares: maps::array(pins, "SHARES")?,
-            swept: maps::array(pins, "SWEPT")?,
+            nursery: maps::hash(pins, "NURSERY")?,
+            nursery_data: maps::data(pins, "NURSERY")?,
+            quota: Quota::open(pins)?,
             config: maps::array(pins, "CONFIG")?,
         })
     }
 
-    fn share(&self, endpoint_index: u32) -> Result<(Share, Swept), maps::Error> {
-        let made = self
-            .shares
-            .get(&endpoint_index, 0)
-            .map_err(|e| maps::Error::read("SHARES", &e))?
-            .0;
-        let swept = self
-            .swept
-            .get(&endpoint_index, 0)
-            .map_err(|e| maps::Error::read("SWEPT", &e))?
-            .0;
-        Ok((made, swept))
-    }
-
-    /// Flows of an endpoint index by the counters; endpoint index 0 = all.
-    ///
-    /// # Errors
-    /// If the counters cannot be read.
-    pub fn held(&self, endpoint_index: u32) -> Result<Held, maps::Error> {
-        let (made, swept) = self.share(endpoint_index)?;
-        // The counters are read one after the other: below zero is a moment, not a number.
-        let less = |a: u64, b: u64| a.wrapping_sub(b) as i64;
-        let positive = |n: i64| u64::try_from(n).unwrap_or(0);
-        Ok(Held {
-            flows: positive(less(made.made, swept.removed)),
-            answered: positive(less(made.answered, swept.answered)),
-        })
+    /// Assured flows of an endpoint index by the counters; endpoint index 0 = all.
+    pub fn held(&self, endpoint_index: u32) -> u64 {
+        self.quota.held(endpoint_index)
     }
 
     /// The settings.
@@ -154,31 +146,26 @@ impl Flows {
             .0)
     }
 
-    /// Whether the table is so full that no endpoint may take more than its share.
+    /// Whether the table is short: a newcomer would not find its minimum for long.
     ///
     /// # Errors
-    /// If the counters cannot be read.
+    /// If the settings cannot be read.
     pub fn is_short(&self) -> Result<bool, maps::Error> {
         let limit = u64::from(self.config()?.flow_limit);
-        Ok(self.held(0)?.flows >= limit - limit / 4)
+        Ok(self.held(0) > limit / 2 + limit / 8)
     }
 
-    /// Keeps the fair share at a quarter of the table, divided by the endpoints. True if it changed.
+    /// Sets what each of so many endpoints may always hold. True if it changed.
     ///
     /// # Errors
     /// If the settings cannot be written.
-    pub fn set_fair_share(
-        &mut self,
-        _: &Locked<'_>,
-        endpoints: usize,
-    ) -> Result<bool, maps::Error> {
-        let config = self.config()?;
-        let fair_share = fair_share(config.flow_limit, endpoints);
-        if config.fair_share == fair_share {
+    pub fn set_minimum(&mut self, _: &Locked<'_>, endpoints: usize) -> Result<bool, maps::Error> {
+        if self.has_minimum(endpoints)? {
             return Ok(false);
         }
+        let config = self.config()?;
         let value = ConfigValue(Config {
-            fair_share,
+            flow_minimum: quota::minimum(config.flow_limit, endpoints),
             ..config
         });
         self.config
@@ -187,267 +174,295 @@ impl Flows {
         Ok(true)
     }
 
-    /// Whether the fair share is right for so many endpoints.
+    /// Whether the minimum is right for so many endpoints.
     ///
     /// # Errors
     /// If the settings cannot be read.
-    pub fn has_fair_share(&self, endpoints: usize) -> Result<bool, maps::Error> {
+    pub fn has_minimum(&self, endpoints: usize) -> Result<bool, maps::Error> {
         let config = self.config()?;
-        Ok(config.fair_share == fair_share(config.flow_limit, endpoints))
+        Ok(config.flow_minimum == quota::minimum(config.flow_limit, endpoints))
     }
 
-    /// Removes what has expired and what belongs to endpoints that are gone; where the table is short, also flows that
-    /// are idle and beyond the fair share of their endpoint, longest idle first. Then puts the counters right.
+    /// Removes what has expired and what belongs to endpoints that are gone, puts the counters right, and gives the
+    /// nursery's unused buckets back. Calls `rest` between two slices.
     ///
     /// # Errors
     /// If the table cannot be read or written; what was removed is counted.
-    pub fn sweep(&mut self, store: &Store, endpoints: &Endpoints) -> Result<Summary, Error> {
-        let config = self.config()?;
-        let owners: BTreeMap<u32, Owner> = endpoints
-            .entries()?
-            .into_iter()
-            .map(|entry| {
-                (
-                    entry.endpoint_id,
-                    Owner {
-                        ifindex: entry.ifindex,
-                        endpoint_index: entry.endpoint_index,
-                    },
-                )
-            })
-            .collect();
-        let mut counters = vec![(0, self.share(0)?)];
-        for owner in owners.values() {
-            counters.push((owner.endpoint_index, self.share(owner.endpoint_index)?));
-        }
+    pub fn sweep(
+        &mut self,
+        endpoints: &Endpoints,
+        rest: &mut dyn FnMut(),
+    ) -> Result<Summary, Error> {
+        let hz = self.config()?.hz;
         let now = ticks(clock::jiffies(&self.pins)?);
+        let mut owners = Owners::read(endpoints)?;
+        let before: Vec<(u32, Counts)> = std::iter::once(0)
+            .chain(owners.indexes.values().copied())
+            .map(|index| (index, self.quota.counts(index)))
+            .collect();
         let mut summary = Summary {
-            before: self.held(0)?.flows,
+            before: self.held(0),
             ..Summary::default()
         };
-
-        let (mut doomed, mut seen) = (Vec::new(), BTreeMap::<u32, Held>::new());
+        let mut seen: BTreeMap<u32, Seen> = BTreeMap::new();
+        let (flows, quota) = (&mut self.flows, &self.quota);
         batch::for_each(
             &self.data,
             "FLOWS",
-            |key: &FlowKey, value: &maps::FlowValue| {
-                let why = match owners.get(&key.0.endpoint_id) {
-                    None => Some(Why::Dead),
-                    Some(_) => is_over(key, &value.0, now, config.hz).then_some(Why::Expired),
-                };
-                match why {
-                    Some(why) => doomed.push((*key, why)),
-                    None => {
-                        let answered = u64::from(value.0.state & STATE_ANSWERED != 0);
-                        for endpoint_index in [
-                            0,
-                            owners
-                                .get(&key.0.endpoint_id)
-                                .map_or(0, |o| o.endpoint_index),
-                        ] {
-                            let held = seen.entry(endpoint_index).or_default();
-                            held.flows += 1;
-                            held.answered += answered;
+            SLICE,
+            |keys: &[FlowKey], values: &[maps::FlowValue]| {
+                for (key, value) in keys.iter().zip(values) {
+                    let index = owners.index(key.0.endpoint_id)?;
+                    let over = index.is_none() || is_over(key, &value.0, now, hz);
+                    let deleted = over
+                        && delete(flows, key, |v| index.is_none() || is_over(key, v, now, hz))?;
+                    if deleted {
+                        quota.count_deleted(index.unwrap_or(0), 1);
+                        match index {
+                            None => summary.dead += 1,
+                            Some(_) => summary.expired += 1,
                         }
                     }
+                    for index in [Some(0), index].into_iter().flatten() {
+                        let seen = seen.entry(index).or_default();
+                        seen.deleted += u64::from(deleted);
+                        seen.kept += u64::from(!deleted);
+                    }
                 }
+                rest();
+                Ok::<_, Error>(())
             },
         )?;
-        // An entry made since the entries were read has flows too; those of an endpoint id that has no entry now either are dead.
-        let found = doomed.len();
-        let lives: BTreeSet<u32> = endpoints
-            .entries()?
-            .into_iter()
-            .map(|entry| entry.endpoint_id)
-            .collect();
-        doomed.retain(|(key, why)| *why != Why::Dead || !lives.contains(&key.0.endpoint_id));
-        self.remove(
-            store,
-            endpoints,
-            &owners,
-            doomed,
-            now,
-            config.hz,
-            &mut summary,
-        )?;
-        let removed = summary.expired + summary.dead;
-        if removed == found as u64 {
-            self.put_right(store, &counters, &seen)?;
+        for (index, counts) in before {
+            let more = correction(
+                counts,
+                self.quota.counts(index),
+                seen.get(&index).copied().unwrap_or_default(),
+            );
+            if more != 0 {
+                self.quota.correct(index, more);
+            }
         }
-        if self.is_short()? {
-            let extra = self.beyond_share(&owners, &config, now)?;
-            self.remove(
-                store,
-                endpoints,
-                &owners,
-                extra,
-                now,
-                config.hz,
-                &mut summary,
-            )?;
-        }
+        summary.buckets = self.sweep_nursery(&owners, now, hz, rest)?;
         Ok(summary)
     }
 
-    /// Idle flows of endpoints that hold more than their fair share, as many as are beyond it, longest idle first.
-    fn beyond_share(
-        &self,
-        owners: &BTreeMap<u32, Owner>,
-        config: &Config,
+    /// Gives back the nursery's buckets whose flows have all expired, and those of endpoint indexes that nobody holds.
+    fn sweep_nursery(
+        &mut self,
+        owners: &Owners<'_>,
         now: u32,
-    ) -> Result<Vec<(FlowKey, Why)>, Error> {
-        let mut idle: BTreeMap<u32, Vec<(u32, FlowKey)>> = BTreeMap::new();
-        let mut beyond = BTreeMap::new();
-        for (endpoint_id, owner) in owners {
-            let flows = self.held(owner.endpoint_index)?.flows;
-            let more = flows.saturating_sub(u64::from(config.fair_share));
-            if more > 0 {
-                beyond.insert(*endpoint_id, more as usize);
-            }
+        hz: u32,
+        rest: &mut dyn FnMut(),
+    ) -> Result<u64, Error> {
+        let held: BTreeSet<u32> = owners.indexes.values().copied().collect();
+        let unused = |key: u32, bucket: &NurseryBucket| {
+            !held.contains(&(key >> 16)) || is_unused(bucket, now, hz)
+        };
+        let nursery = &mut self.nursery;
+        let mut buckets = 0;
+        batch::for_each(
+            &self.nursery_data,
+            "NURSERY",
+            SLICE_OF_BUCKETS,
+            |keys: &[u32], values: &[NurseryBucket]| {
+                for (key, bucket) in keys.iter().zip(values) {
+                    if unused(*key, bucket)
+                        && nursery.get(key, 0).is_ok_and(|now| unused(*key, &now))
+                        && nursery.remove(key).is_ok()
+                    {
+                        buckets += 1;
+                    }
+                }
+                rest();
+                Ok::<_, Error>(())
+            },
+        )?;
+        Ok(buckets)
+    }
+
+    /// Where the table is short, takes from those endpoints that hold most, longest idle first, in use or not, until all
+    /// hold half of the table. Nobody loses any who holds no more than the mean. Calls `rest` between two slices.
+    ///
+    /// # Errors
+    /// If the table cannot be read or written; what was removed is counted.
+    pub fn shrink(&mut self, endpoints: &Endpoints, rest: &mut dyn FnMut()) -> Result<u64, Error> {
+        let limit = u64::from(self.config()?.flow_limit);
+        let now = ticks(clock::jiffies(&self.pins)?);
+        let owners = Owners::read(endpoints)?;
+        let held: Vec<u64> = owners
+            .indexes
+            .values()
+            .map(|index| self.held(*index))
+            .collect();
+        let level = quota::level(&held, limit / 2);
+        let mut beyond: BTreeMap<u32, Beyond> = owners
+            .indexes
+            .iter()
+            .filter_map(|(id, index)| {
+                let excess = self.held(*index).saturating_sub(level);
+                (excess > 0).then(|| (*id, Beyond::new(*index, excess)))
+            })
+            .collect();
+        if beyond.is_empty() {
+            return Ok(0);
         }
         batch::for_each(
             &self.data,
             "FLOWS",
-            |key: &FlowKey, value: &maps::FlowValue| {
-                let age = now.wrapping_sub(value.0.seen);
-                if beyond.contains_key(&key.0.endpoint_id)
-                    && expired(now, value.0.seen, config.hz, IDLE_SECONDS)
-                {
-                    idle.entry(key.0.endpoint_id).or_default().push((age, *key));
+            SLICE,
+            |keys: &[FlowKey], values: &[maps::FlowValue]| {
+                for (key, value) in keys.iter().zip(values) {
+                    if let Some(beyond) = beyond.get_mut(&key.0.endpoint_id) {
+                        beyond.ages[age_class(now, value.0.seen)] += 1;
+                    }
                 }
+                rest();
+                Ok::<_, Error>(())
             },
         )?;
-        let mut extra = Vec::new();
-        for (endpoint_id, mut flows) in idle {
-            flows.sort_unstable_by_key(|(age, _)| std::cmp::Reverse(*age));
-            flows.truncate(beyond.get(&endpoint_id).copied().unwrap_or(0));
-            extra.extend(flows.into_iter().map(|(_, key)| (key, Why::Shrunk)));
-        }
-        Ok(extra)
-    }
-
-    /// Removes flows, each looked at again, and counts them, in slices of the lock.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one pass; a struct would only rename them"
-    )]
-    fn remove(
-        &mut self,
-        store: &Store,
-        endpoints: &Endpoints,
-        owners: &BTreeMap<u32, Owner>,
-        doomed: Vec<(FlowKey, Why)>,
-        now: u32,
-        hz: u32,
-        summary: &mut Summary,
-    ) -> Result<(), Error> {
-        let mut rest = doomed.into_iter();
-        in_slices(store, LOCK, |_| {
-            let Some((key, why)) = rest.next() else {
-                return Ok(false);
-            };
-            let value = match self.flows.get(&key, 0) {
-                Ok(maps::FlowValue(value)) => value,
-                Err(e) if maps::is_gone(&e) => return Ok(true),
-                Err(e) => return Err(Error::Map(maps::Error::read("FLOWS", &e))),
-            };
-            let still = match why {
-                Why::Expired => is_over(&key, &value, now, hz),
-                Why::Shrunk => expired(now, value.seen, hz, IDLE_SECONDS),
-                Why::Dead => true,
-            };
-            if !still {
-                return Ok(true);
-            }
-            match self.flows.remove(&key) {
-                Ok(()) => {}
-                Err(e) if maps::is_gone(&e) => return Ok(true),
-                Err(e) => return Err(Error::Map(maps::Error::write("FLOWS", &e))),
-            }
-            let answered = u64::from(value.state & STATE_ANSWERED != 0);
-            self.count(0, answered)?;
-            // The endpoint index of an endpoint that is gone has been given its counters anew, or will be.
-            if let Some(owner) = owners.get(&key.0.endpoint_id)
-                && endpoints
-                    .entry(owner.ifindex)?
-                    .is_some_and(|entry| entry.endpoint_id == key.0.endpoint_id)
-            {
-                self.count(owner.endpoint_index, answered)?;
-            }
-            match why {
-                Why::Expired => summary.expired += 1,
-                Why::Dead => summary.dead += 1,
-                Why::Shrunk => summary.shrunk += 1,
-            }
-            Ok(true)
-        })
-    }
-
-    fn count(&mut self, endpoint_index: u32, answered: u64) -> Result<(), maps::Error> {
-        let SweptValue(mut swept) = self
-            .swept
-            .get(&endpoint_index, 0)
-            .map_err(|e| maps::Error::read("SWEPT", &e))?;
-        swept.removed = swept.removed.wrapping_add(1);
-        swept.answered = swept.answered.wrapping_add(answered);
-        self.swept
-            .set(endpoint_index, SweptValue(swept), 0)
-            .map_err(|e| maps::Error::write("SWEPT", &e))
-    }
-
-    /// Compares counters with what was seen. Where nothing was made meanwhile they must agree; elsewhere what is there
-    /// is at least what was seen and at most that and what was made since.
-    fn put_right(
-        &mut self,
-        store: &Store,
-        before: &[(u32, (Share, Swept))],
-        seen: &BTreeMap<u32, Held>,
-    ) -> Result<(), Error> {
-        for (endpoint_index, (made_before, swept_before)) in before {
-            let _locked = store.lock(LOCK)?;
-            let (made, swept) = self.share(*endpoint_index)?;
-            // Somebody else's endpoint index by now.
-            if made.made < made_before.made || swept.removed < swept_before.removed {
-                continue;
-            }
-            let seen = seen.get(endpoint_index).copied().unwrap_or_default();
-            let right = correct(made_before, &made, &swept, seen);
-            if right != swept {
-                self.swept
-                    .set(*endpoint_index, SweptValue(right), 0)
-                    .map_err(|e| maps::Error::write("SWEPT", &e))?;
-            }
-        }
-        Ok(())
+        beyond.values_mut().for_each(Beyond::find_cut);
+        let (flows, quota) = (&mut self.flows, &self.quota);
+        let mut shrunk = 0;
+        batch::for_each(
+            &self.data,
+            "FLOWS",
+            SLICE,
+            |keys: &[FlowKey], values: &[maps::FlowValue]| {
+                for (key, value) in keys.iter().zip(values) {
+                    let Some(beyond) = beyond.get_mut(&key.0.endpoint_id) else {
+                        continue;
+                    };
+                    let class = age_class(now, value.0.seen);
+                    if beyond.takes(class) && delete(flows, key, |_| true)? {
+                        beyond.taken(class);
+                        quota.count_deleted(beyond.endpoint_index, 1);
+                        shrunk += 1;
+                    }
+                }
+                rest();
+                Ok::<_, Error>(())
+            },
+        )?;
+        Ok(shrunk)
     }
 }
 
-fn correct(before: &Share, made: &Share, swept: &Swept, seen: Held) -> Swept {
-    let since = made.made.wrapping_sub(before.made);
-    let live = made.made.wrapping_sub(swept.removed) as i64;
-    let (least, most) = (seen.flows as i64, seen.flows.saturating_add(since) as i64);
-    let mut right = *swept;
-    if live < least || live > most {
-        right.removed = made.made.wrapping_sub(live.clamp(least, most) as u64);
+/// Deletes a flow if it still is what it was; false if it is gone or is not.
+fn delete(
+    flows: &mut HashMap<MapData, FlowKey, maps::FlowValue>,
+    key: &FlowKey,
+    still: impl FnOnce(&FlowValue) -> bool,
+) -> Result<bool, Error> {
+    match flows.get(key, 0) {
+        Ok(maps::FlowValue(value)) if still(&value) => {}
+        Ok(_) => return Ok(false),
+        Err(e) if maps::is_gone(&e) => return Ok(false),
+        Err(e) => return Err(Error::Map(maps::Error::read("FLOWS", &e))),
     }
-    if since == 0 && made.answered == before.answered {
-        right.answered = made.answered.wrapping_sub(seen.answered);
+    match flows.remove(key) {
+        Ok(()) => Ok(true),
+        Err(e) if maps::is_gone(&e) => Ok(false),
+        Err(e) => Err(Error::Map(maps::Error::write("FLOWS", &e))),
     }
-    right
 }
 
-fn fair_share(limit: u32, endpoints: usize) -> u32 {
-    let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX).max(1);
-    (limit / 4 / endpoints).max(1)
+/// Ages by powers of two, each in eight parts.
+const AGE_CLASSES: usize = 33 * 8;
+
+/// The class of a flow's idle time: the higher, the longer it has been idle.
+fn age_class(now: u32, seen: u32) -> usize {
+    let age = now.wrapping_sub(seen);
+    // A time stamp from another CPU may lie a little ahead.
+    if age == 0 || age > u32::MAX / 2 {
+        return 0;
+    }
+    let log = age.ilog2();
+    let part = if log >= 3 {
+        (age >> (log - 3)) & 7
+    } else {
+        (age << (3 - log)) & 7
+    };
+    (log as usize + 1) * 8 + part as usize
+}
+
+/// An endpoint that holds more than its level, and by how much.
+struct Beyond {
+    endpoint_index: u32,
+    left: u64,
+    ages: [u64; AGE_CLASSES],
+    cut: usize,
+    at_cut: u64,
+}
+
+impl Beyond {
+    fn new(endpoint_index: u32, excess: u64) -> Self {
+        Self {
+            endpoint_index,
+            left: excess,
+            ages: [0; AGE_CLASSES],
+            cut: AGE_CLASSES,
+            at_cut: 0,
+        }
+    }
+
+    /// Finds the class from which on flows go, and how many of that class itself.
+    fn find_cut(&mut self) {
+        let mut left = self.left;
+        for (class, flows) in self.ages.iter().enumerate().rev() {
+            if *flows >= left {
+                (self.cut, self.at_cut) = (class, left);
+                return;
+            }
+            left -= flows;
+        }
+        (self.cut, self.at_cut) = (0, left);
+    }
+
+    fn takes(&self, class: usize) -> bool {
+        self.left > 0 && (class > self.cut || class == self.cut && self.at_cut > 0)
+    }
+
+    fn taken(&mut self, class: usize) {
+        self.left -= 1;
+        if class == self.cut {
+            self.at_cut -= 1;
+        }
+    }
+}
+
+/// By how many flows the counters say too few (or, below zero, too many) after a pass.
+///
+/// What is there now is at least what the pass kept, less what others deleted meanwhile, and at most that and what was
+/// created meanwhile.
+fn correction(before: Counts, now: Counts, seen: Seen) -> i64 {
+    // Somebody else's endpoint index by now.
+    if now.created < before.created || now.deleted < before.deleted {
+        return 0;
+    }
+    let by_others = (now.deleted - before.deleted).saturating_sub(seen.deleted);
+    let least = seen.kept.saturating_sub(by_others) as i64;
+    let most = (seen.kept + (now.created - before.created)) as i64;
+    // Below zero too.
+    let held = now.created.wrapping_sub(now.deleted) as i64;
+    held.clamp(least, most.max(least)) - held
 }
 
 fn is_over(key: &FlowKey, value: &FlowValue, now: u32, hz: u32) -> bool {
-    expired(
-        now,
-        value.seen,
-        hz,
-        timeout_seconds(key.0.protocol, value.state) + MARGIN_SECONDS,
-    )
+    let timeout = timeout_seconds(key.0.protocol, value.state);
+    expired(now, value.seen, hz, timeout + MARGIN_SECONDS)
+}
+
+fn is_unused(bucket: &NurseryBucket, now: u32, hz: u32) -> bool {
+    let bucket = &bucket.0;
+    (0..NURSERY_SLOTS).all(|slot| {
+        let value = FlowValue {
+            verdict: bucket.verdict[slot],
+            seen: bucket.seen[slot],
+            state: bucket.state[slot],
+        };
+        bucket.check[slot] == 0 || is_over(&FlowKey(bucket.keys[slot]), &value, now, hz)
+    })
 }
 
 /// Seconds since a flow's last packet.
@@ -466,37 +481,49 @@ mod tests {
 
     #[test]
     fn counters_are_put_right_within_what_is_known() {
-        let share = |made, answered| Share { made, answered };
-        let swept = |removed, answered| Swept { removed, answered };
-        let held = |flows, answered| Held { flows, answered };
-        // Nothing moved: exactly what was seen.
-        assert_eq!(
-            correct(&share(10, 6), &share(10, 6), &swept(2, 1), held(5, 4)),
-            swept(5, 2)
-        );
-        assert_eq!(
-            correct(&share(10, 6), &share(10, 6), &swept(5, 2), held(5, 4)),
-            swept(5, 2)
-        );
-        // Three were made meanwhile: between 5 and 8 is possible.
-        assert_eq!(
-            correct(&share(10, 6), &share(13, 6), &swept(7, 2), held(5, 4)),
-            swept(7, 2)
-        );
-        assert_eq!(
-            correct(&share(10, 6), &share(13, 6), &swept(2, 2), held(5, 4)),
-            swept(5, 2)
-        );
-        assert_eq!(
-            correct(&share(10, 6), &share(13, 6), &swept(12, 2), held(5, 4)),
-            swept(8, 2)
-        );
+        let counts = |created, deleted| Counts { created, deleted };
+        let seen = |kept, deleted| Seen { kept, deleted };
+        // Nothing moved but what the pass deleted: exactly what it kept.
+        assert_eq!(correction(counts(10, 2), counts(10, 2), seen(5, 0)), -3);
+        assert_eq!(correction(counts(10, 2), counts(10, 5), seen(5, 3)), 0);
+        assert_eq!(correction(counts(10, 8), counts(10, 8), seen(5, 0)), 3);
+        // Three were created meanwhile: between 5 and 8 is possible.
+        assert_eq!(correction(counts(10, 4), counts(13, 4), seen(5, 0)), -1);
+        assert_eq!(correction(counts(10, 7), counts(13, 7), seen(5, 0)), 0);
+        assert_eq!(correction(counts(10, 9), counts(13, 9), seen(5, 0)), 1);
+        assert_eq!(correction(counts(10, 30), counts(10, 30), seen(5, 0)), 25);
+        // Two were deleted by others meanwhile: between 3 and 5 is possible.
+        assert_eq!(correction(counts(10, 5), counts(10, 7), seen(5, 0)), 0);
     }
 
     #[test]
-    fn shares_are_a_quarter_divided() {
-        assert_eq!(fair_share(32_768, 0), 8192);
-        assert_eq!(fair_share(32_768, 250), 32);
-        assert_eq!(fair_share(32_768, 100_000), 1);
+    fn the_longest_idle_go_first_and_no_more_than_are_beyond() {
+        let mut beyond = Beyond::new(1, 5);
+        for age in [1, 2, 3, 1000, 1000, 1000, 1000, 5000, 5000] {
+            beyond.ages[age_class(10_000, 10_000 - age)] += 1;
+        }
+        beyond.find_cut();
+        let mut taken = 0;
+        for age in [1000, 1, 1000, 2, 1000, 5000, 3, 1000, 5000] {
+            let class = age_class(10_000, 10_000 - age);
+            if beyond.takes(class) {
+                beyond.taken(class);
+                taken += 1;
+                assert!(age >= 1000);
+            }
+        }
+        assert_eq!(taken, 5);
+    }
+
+    #[test]
+    fn age_classes_follow_the_age() {
+        let mut last = 0;
+        for age in 0..5000 {
+            let class = age_class(1_000_000, 1_000_000 - age);
+            assert!(class >= last, "{age}");
+            last = class;
+        }
+        assert!(age_class(u32::MAX / 2, 0) < AGE_CLASSES);
+        assert_eq!(age_class(10, 12), 0);
     }
 }

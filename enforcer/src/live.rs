@@ -10,6 +10,7 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use verdict::env::{Env, Flow, Write};
 use verdict::layout::{self, Config, Endpoint, PortValue, PrefixValue as Prefix, RuleValue, V4};
+use verdict::nursery::Nursery;
 use verdict::packet::{Packet, proto};
 
 use crate::maps::{
@@ -50,6 +51,37 @@ impl Flow for NoFlow {
     }
     fn set_seen(&self, _: u32) {}
     fn set_state(&self, _: u32) {}
+}
+
+/// A bucket that takes every flow and keeps none.
+pub struct NoBucket;
+
+impl Nursery for NoBucket {
+    fn check(&self, _: u32) -> u64 {
+        0
+    }
+    fn verdict(&self, _: u32) -> u64 {
+        0
+    }
+    fn seen(&self, _: u32) -> u32 {
+        0
+    }
+    fn state(&self, _: u32) -> u32 {
+        0
+    }
+    fn order(&self, _: u32) -> u32 {
+        0
+    }
+    fn protocol(&self, _: u32) -> u8 {
+        0
+    }
+    fn next_order(&self) -> u32 {
+        0
+    }
+    fn set_seen(&self, _: u32, _: u32) {}
+    fn set_state(&self, _: u32, _: u32) {}
+    fn set_verdict(&self, _: u32, _: u64, _: u64) {}
+    fn set_flow(&self, _: u32, _: &layout::FlowKey, _: u32) {}
 }
 
 impl Live {
@@ -103,6 +135,7 @@ fn found<T>(name: &'static str, result: Result<T, MapError>) -> Result<Option<T>
 
 impl Env for Live {
     type FlowRef = NoFlow;
+    type Bucket = NoBucket;
 
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
         self.endpoint.as_ref().filter(|e| e.ifindex == ifindex)
@@ -122,11 +155,23 @@ impl Env for Live {
     fn put_flow(&self, _: &layout::FlowKey, _: &layout::FlowValue, _: Write) -> bool {
         true
     }
-    fn share(&self, _: u32) -> (u64, u64) {
-        (0, 0)
+    fn delete_flow(&self, _: &layout::FlowKey) -> bool {
+        false
     }
-    fn count_made(&self, _: u32) {}
-    fn count_answered(&self, _: u32, _: bool) {}
+    fn flows_held(&self, _: u32) -> u64 {
+        0
+    }
+    fn count_created(&self, _: u32) {}
+    fn count_deleted(&self, _: u32) {}
+    fn bucket(&self, _: u32) -> Option<NoBucket> {
+        None
+    }
+    fn make_bucket(&self, _: u32) -> Option<NoBucket> {
+        Some(NoBucket)
+    }
+    fn reload(&self, number: &u32) -> u32 {
+        *number
+    }
     fn fragment(&self, _: &layout::FragmentKey) -> Option<layout::FlowValue> {
         None
     }

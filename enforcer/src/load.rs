@@ -2,6 +2,8 @@
 //! everything.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,13 +11,14 @@ use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use state::Locked;
-use verdict::layout::Config;
+use verdict::layout::{Config, NurseryKey};
 
 use crate::bpffs;
 use crate::clock;
 use crate::kernel::{self, KernelVersion};
 use crate::maps::{self, ConfigValue};
 use crate::pins::Pins;
+use crate::quota;
 
 /// The kernel programs, as `enforcer/build.rs` built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PODGATE_BPF_OBJECT"));
@@ -29,6 +32,9 @@ pub const PROGRAM_INGRESS: &str = "podgate_ingress";
 pub const PROGRAM_EGRESS: &str = "podgate_egress";
 /// Program that tells the kernel's jiffies.
 pub const PROGRAM_CLOCK: &str = "podgate_clock";
+
+/// Buckets of one endpoint's nursery: 3,072 flows that are not assured, each bucket made with its first flow.
+const NURSERY_BUCKETS: u32 = 256;
 
 /// Flows that the table holds unless told otherwise.
 pub const DEFAULT_FLOW_LIMIT: u32 = 524_288;
@@ -70,6 +76,9 @@ pub enum Error {
     /// A map.
     #[error(transparent)]
     Map(#[from] maps::Error),
+    /// The kernel's random numbers.
+    #[error("read /dev/urandom: {0}")]
+    Random(#[source] io::Error),
 }
 
 /// What to load with.
@@ -190,18 +199,43 @@ fn set_config(pins: &Pins, ebpf: &mut Ebpf, options: LoadOptions) -> Result<(), 
     let hz = clock::measure_hz(pins, Duration::from_millis(20))?;
     let mut config: Array<MapData, ConfigValue> = maps::array(pins, "CONFIG")?;
     let limit = options.flow_limit;
+    // What stands in the nursery is found under the key of its time.
+    let nursery_key = match config.get(&0, 0) {
+        Ok(ConfigValue(before)) if before.nursery_key != NurseryKey::default() => {
+            before.nursery_key
+        }
+        _ => random_key()?,
+    };
     let value = Config {
         hz,
         flow_limit: limit,
-        fair_share: limit / 4,
-        unanswered_limit: limit / 16,
+        flow_minimum: quota::minimum(limit, 1),
+        nursery_mask: NURSERY_BUCKETS - 1,
         node_port_first: options.node_ports.0,
         node_port_last: options.node_ports.1,
         events_per_endpoint: 100,
         events_per_node: 2_000,
         pad: 0,
+        nursery_key,
     };
     config
         .set(0, ConfigValue(value), 0)
         .map_err(|e| maps::Error::write("CONFIG", &e).into())
+}
+
+/// A new key of the nursery.
+fn random_key() -> Result<NurseryKey, Error> {
+    let mut bytes = [0u8; 56];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(Error::Random)?;
+    let (factor, words) = bytes.split_at(8);
+    let mut key = NurseryKey {
+        factor: u64::from_ne_bytes(factor.try_into().unwrap_or_default()),
+        ..NurseryKey::default()
+    };
+    for (word, bytes) in key.words.iter_mut().zip(words.chunks_exact(4)) {
+        *word = u32::from_ne_bytes(bytes.try_into().unwrap_or_default());
+    }
+    Ok(key)
 }

@@ -24,8 +24,10 @@ pub const ALL: &[&str] = &[
     "RULES",
     "PORTS",
     "CONFIG",
-    "SHARES",
-    "SWEPT",
+    "NURSERY",
+    "NURSERY_EMPTY",
+    "FLOWS_CREATED",
+    "FLOWS_DELETED",
     "PASSED",
     "REASONS",
     "EVENTS",
@@ -171,10 +173,8 @@ plain! {
     ConfigValue(layout::Config);
     /// hostPort key.
     HostPortKey(layout::HostPortKey);
-    /// Flows made.
-    ShareValue(layout::Share);
-    /// Flows removed.
-    SweptValue(layout::Swept);
+    /// A bucket of the nursery.
+    NurseryBucket(layout::NurseryBucket);
     /// A counter.
     CounterValue(layout::Counter);
     /// A rate window.

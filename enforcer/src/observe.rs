@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::maps::Array;
 use verdict::layout::{Counter, ENDPOINT_INDEXES};
 use verdict::{Direction, Reason};
 
 use crate::endpoint::{self, Endpoints};
 use crate::hostnet;
-use crate::maps::{self, CounterValue, ShareValue, SweptValue};
+use crate::maps::{self, CounterValue};
 use crate::pins::Pins;
+use crate::quota::Quota;
 
 /// What was counted for one endpoint index.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
-    /// Flows in the table.
+    /// Assured flows in the table.
     pub flows: u64,
     /// All that passed, tracked packets included.
     pub passed: Counter,
@@ -66,8 +66,7 @@ pub fn counters(pins: &Pins) -> Result<BTreeMap<u32, Counted>, maps::Error> {
         values.iter().for_each(|v| add(counter, &v.0));
     }
     let passed = maps::per_cpu_array::<CounterValue>(pins, "PASSED")?;
-    let shares: Array<_, ShareValue> = maps::array(pins, "SHARES")?;
-    let swept: Array<_, SweptValue> = maps::array(pins, "SWEPT")?;
+    let quota = Quota::open(pins)?;
     // Every packet that passes but is not tracked has a reason too, so endpoint indexes without one have nothing.
     for (endpoint_index, counted) in all.range_mut(..ENDPOINT_INDEXES) {
         for index in [endpoint_index * 2, endpoint_index * 2 + 1] {
@@ -76,17 +75,7 @@ pub fn counters(pins: &Pins) -> Result<BTreeMap<u32, Counted>, maps::Error> {
                 .map_err(|e| maps::Error::read("PASSED", &e))?;
             values.iter().for_each(|v| add(&mut counted.passed, &v.0));
         }
-        let made = shares
-            .get(endpoint_index, 0)
-            .map_err(|e| maps::Error::read("SHARES", &e))?
-            .0
-            .made;
-        let removed = swept
-            .get(endpoint_index, 0)
-            .map_err(|e| maps::Error::read("SWEPT", &e))?
-            .0
-            .removed;
-        counted.flows = made.saturating_sub(removed);
+        counted.flows = quota.held(*endpoint_index);
     }
     Ok(all)
 }

@@ -411,8 +411,8 @@ impl<'a> Source<'a> {
                 0 => Change::Host(self.peer(family), !self.rarely(3)),
                 1 => Change::Config(Config {
                     flow_limit: self.pick(&[16, 64, 524_288]),
-                    fair_share: self.pick(&[4, 131_072]),
-                    unanswered_limit: self.pick(&[8, 32_768]),
+                    flow_minimum: self.pick(&[4, 131_072]),
+                    nursery_mask: self.pick(&[0, 255]),
                     ..Tables::CONFIG
                 }),
                 2 => {

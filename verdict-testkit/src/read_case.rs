@@ -375,8 +375,8 @@ fn limits(settings: &[&str]) -> Result<Config, String> {
     for setting in settings {
         match setting.split_once('=') {
             Some(("flows", n)) => config.flow_limit = number(n)?,
-            Some(("fair", n)) => config.fair_share = number(n)?,
-            Some(("unanswered", n)) => config.unanswered_limit = number(n)?,
+            Some(("minimum", n)) => config.flow_minimum = number(n)?,
+            Some(("buckets", n)) => config.nursery_mask = number::<u32>(n)? - 1,
             _ => return Err(format!("limits know no {setting:?}")),
         }
     }

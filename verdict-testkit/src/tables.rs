@@ -7,9 +7,10 @@ use std::rc::Rc;
 use verdict::env::{Env, Flow, Write};
 use verdict::layout::{
     Addr, Config, ENDPOINT_INDEXES, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey,
-    PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, Share,
-    SourceKey, Swept,
+    NURSERY_SLOTS, NurseryBucket, NurseryKey, PeerKey, PeerValue, PortKey, PortValue, PrefixKey,
+    PrefixValue, RuleKey, RuleValue, SourceKey,
 };
+use verdict::nursery::Nursery;
 use verdict::packet::Packet;
 
 use crate::trie::Trie;
@@ -39,6 +40,67 @@ impl Flow for FlowCell {
             state,
             ..self.0.get()
         });
+    }
+}
+
+/// A bucket of the model's nursery.
+#[derive(Clone, Debug)]
+pub struct BucketCell(Rc<RefCell<NurseryBucket>>);
+
+impl Default for BucketCell {
+    fn default() -> Self {
+        Self(Rc::new(RefCell::new(NurseryBucket {
+            check: [0; NURSERY_SLOTS],
+            verdict: [0; NURSERY_SLOTS],
+            seen: [0; NURSERY_SLOTS],
+            state: [0; NURSERY_SLOTS],
+            order: [0; NURSERY_SLOTS],
+            next: 0,
+            pad: 0,
+            keys: [FlowKey::default(); NURSERY_SLOTS],
+        })))
+    }
+}
+
+impl Nursery for BucketCell {
+    fn check(&self, slot: u32) -> u64 {
+        self.0.borrow().check[slot as usize]
+    }
+    fn verdict(&self, slot: u32) -> u64 {
+        self.0.borrow().verdict[slot as usize]
+    }
+    fn seen(&self, slot: u32) -> u32 {
+        self.0.borrow().seen[slot as usize]
+    }
+    fn state(&self, slot: u32) -> u32 {
+        self.0.borrow().state[slot as usize]
+    }
+    fn order(&self, slot: u32) -> u32 {
+        self.0.borrow().order[slot as usize]
+    }
+    fn protocol(&self, slot: u32) -> u8 {
+        self.0.borrow().keys[slot as usize].protocol
+    }
+    fn next_order(&self) -> u32 {
+        let mut bucket = self.0.borrow_mut();
+        bucket.next = bucket.next.wrapping_add(1);
+        bucket.next.wrapping_sub(1)
+    }
+    fn set_seen(&self, slot: u32, seen: u32) {
+        self.0.borrow_mut().seen[slot as usize] = seen;
+    }
+    fn set_state(&self, slot: u32, state: u32) {
+        self.0.borrow_mut().state[slot as usize] = state;
+    }
+    fn set_verdict(&self, slot: u32, check: u64, verdict: u64) {
+        let mut bucket = self.0.borrow_mut();
+        bucket.check[slot as usize] = check;
+        bucket.verdict[slot as usize] = verdict;
+    }
+    fn set_flow(&self, slot: u32, key: &FlowKey, order: u32) {
+        let mut bucket = self.0.borrow_mut();
+        bucket.keys[slot as usize] = *key;
+        bucket.order[slot as usize] = order;
     }
 }
 
@@ -72,9 +134,8 @@ pub struct Tables {
     ports: Trie<8, PortValue>,
     flows: RefCell<BTreeMap<FlowKey, FlowCell>>,
     fragments: RefCell<BTreeMap<FragmentKey, FlowValue>>,
-    shares: RefCell<BTreeMap<u32, Share>>,
-    /// Flows removed by the sweep, per endpoint index.
-    pub swept: BTreeMap<u32, Swept>,
+    nursery: RefCell<BTreeMap<u32, BucketCell>>,
+    held: RefCell<BTreeMap<u32, u64>>,
 }
 
 impl Default for Tables {
@@ -96,8 +157,8 @@ impl Default for Tables {
             ports: Trie::default(),
             flows: RefCell::default(),
             fragments: RefCell::default(),
-            shares: RefCell::default(),
-            swept: BTreeMap::new(),
+            nursery: RefCell::default(),
+            held: RefCell::default(),
         }
     }
 }
@@ -134,13 +195,30 @@ impl Tables {
     pub const CONFIG: Config = Config {
         hz: 250,
         flow_limit: 524_288,
-        fair_share: 131_072,
-        unanswered_limit: 32_768,
+        flow_minimum: 262_144,
+        nursery_mask: 255,
         node_port_first: 30_000,
         node_port_last: 32_767,
         events_per_endpoint: 100,
         events_per_node: 2_000,
         pad: 0,
+        nursery_key: NurseryKey {
+            factor: 0x9e37_79b9_7f4a_7c15,
+            words: [
+                0x243f_6a88,
+                0x85a3_08d3,
+                0x1319_8a2e,
+                0x0370_7344,
+                0xa409_3822,
+                0x299f_31d0,
+                0x082e_fa98,
+                0xec4e_6c89,
+                0x4528_21e6,
+                0x38d0_1377,
+                0xbe54_66cf,
+                0x34e9_0c6c,
+            ],
+        },
     };
 
     /// Puts a prefix of peers in, or takes it out.
@@ -167,30 +245,40 @@ impl Tables {
         }
     }
 
-    /// Every flow that is in the table, also those past their time-out.
+    /// Every flow that is in the table or in the nursery, also those past their time-out.
     pub fn flows(&self) -> Vec<(FlowKey, FlowValue)> {
-        self.flows
-            .borrow()
+        let table = self.flows.borrow();
+        let nursery = self.nursery.borrow();
+        let young = nursery.values().flat_map(|cell| {
+            let bucket = cell.0.borrow();
+            let slot = |slot: usize| {
+                let value = FlowValue {
+                    verdict: bucket.verdict[slot],
+                    seen: bucket.seen[slot],
+                    state: bucket.state[slot],
+                };
+                (bucket.check[slot] != 0).then_some((bucket.keys[slot], value))
+            };
+            (0..NURSERY_SLOTS).filter_map(slot).collect::<Vec<_>>()
+        });
+        table
             .iter()
             .map(|(k, v)| (*k, v.0.get()))
+            .chain(young)
             .collect()
     }
 
-    /// The flows that an endpoint index's earlier holder made are none of its next one's share.
+    /// Assured flows, which alone stand in the table.
+    pub fn assured(&self) -> usize {
+        self.flows.borrow().len()
+    }
+
+    /// The flows that an endpoint index's earlier holder has are none of its next one's.
     pub fn forget_flows_of_index(&mut self, endpoint_index: u32) {
-        let made = self
-            .shares
-            .borrow()
-            .get(&endpoint_index)
-            .copied()
-            .unwrap_or_default();
-        self.swept.insert(
-            endpoint_index,
-            Swept {
-                removed: made.made,
-                answered: made.answered,
-            },
-        );
+        self.held.borrow_mut().insert(endpoint_index, 0);
+        self.nursery
+            .borrow_mut()
+            .retain(|key, _| key >> 16 != endpoint_index);
     }
 
     /// Lets time pass.
@@ -202,6 +290,7 @@ impl Tables {
 
 impl Env for Tables {
     type FlowRef = FlowCell;
+    type Bucket = BucketCell;
 
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
         self.endpoints.get(&ifindex)
@@ -237,35 +326,37 @@ impl Env for Tables {
             _ => false,
         }
     }
-    fn share(&self, endpoint_index: u32) -> (u64, u64) {
-        let share = self
-            .shares
+    fn delete_flow(&self, key: &FlowKey) -> bool {
+        self.flows.borrow_mut().remove(key).is_some()
+    }
+    fn flows_held(&self, endpoint_index: u32) -> u64 {
+        self.held
             .borrow()
             .get(&endpoint_index)
             .copied()
-            .unwrap_or_default();
-        let swept = self.swept.get(&endpoint_index).copied().unwrap_or_default();
-        // The same arithmetic as in the programs, where both counters are read one after the other.
-        let floor = |n: u64| if n > u64::MAX / 2 { 0 } else { n };
-        let live = floor(share.made.wrapping_sub(swept.removed));
-        (
-            live,
-            floor(live.wrapping_sub(share.answered.wrapping_sub(swept.answered))),
-        )
+            .unwrap_or(0)
     }
-    fn count_made(&self, endpoint_index: u32) {
-        for s in [endpoint_index, 0] {
-            self.shares.borrow_mut().entry(s).or_default().made += 1;
+    fn count_created(&self, endpoint_index: u32) {
+        for index in [endpoint_index, 0] {
+            *self.held.borrow_mut().entry(index).or_default() += 1;
         }
     }
-    fn count_answered(&self, endpoint_index: u32, answered: bool) {
-        for s in [endpoint_index, 0] {
-            let mut shares = self.shares.borrow_mut();
-            let share = shares.entry(s).or_default();
-            share.answered = share
-                .answered
-                .wrapping_add(if answered { 1 } else { u64::MAX });
+    fn count_deleted(&self, endpoint_index: u32) {
+        for index in [endpoint_index, 0] {
+            let mut held = self.held.borrow_mut();
+            let held = held.entry(index).or_default();
+            *held = held.saturating_sub(1);
         }
+    }
+    fn bucket(&self, key: u32) -> Option<BucketCell> {
+        self.nursery.borrow().get(&key).cloned()
+    }
+    fn make_bucket(&self, key: u32) -> Option<BucketCell> {
+        let mut nursery = self.nursery.borrow_mut();
+        (nursery.len() < self.flow_capacity).then(|| nursery.entry(key).or_default().clone())
+    }
+    fn reload(&self, number: &u32) -> u32 {
+        *number
     }
     fn fragment(&self, key: &FragmentKey) -> Option<FlowValue> {
         self.fragments.borrow().get(key).copied()

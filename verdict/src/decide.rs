@@ -147,7 +147,7 @@ fn packet<E: Env, F: Frame>(
             endpoint,
             policy_state,
             direction,
-            config.hz,
+            config,
             now,
             scratch,
         )

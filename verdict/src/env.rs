@@ -4,6 +4,7 @@ use crate::layout::{
     Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey, PortValue,
     PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey,
 };
+use crate::nursery::Nursery;
 use crate::packet::Packet;
 
 /// A flow found in the table; its verdict is read as one word, and only time and state may be written through it.
@@ -23,7 +24,7 @@ pub trait Flow {
 /// How a flow is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Only if there is none (counts as made).
+    /// Only if there is none.
     Create,
     /// Only if there is one.
     Replace,
@@ -33,6 +34,8 @@ pub enum Write {
 pub trait Env {
     /// A flow in the table.
     type FlowRef: Flow;
+    /// A bucket of the nursery.
+    type Bucket: Nursery;
 
     /// Endpoint entry of an interface.
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint>;
@@ -47,12 +50,21 @@ pub trait Env {
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowRef>;
     /// Writes a flow by key; false if the table refused it.
     fn put_flow(&self, key: &FlowKey, value: &FlowValue, how: Write) -> bool;
-    /// Flows made and answered, less those removed, of an endpoint index (0 = all): (live, unanswered).
-    fn share(&self, endpoint_index: u32) -> (u64, u64);
-    /// Counts a flow made in the endpoint index and in all.
-    fn count_made(&self, endpoint_index: u32);
-    /// Counts a flow answered (or, with false, no longer answered) in the endpoint index and in all.
-    fn count_answered(&self, endpoint_index: u32, answered: bool);
+    /// Deletes a flow; false if it was not there.
+    fn delete_flow(&self, key: &FlowKey) -> bool;
+    /// Flows in the table of an endpoint index (0 = all), by the counters.
+    fn flows_held(&self, endpoint_index: u32) -> u64;
+    /// Counts a flow created in the endpoint index and in all.
+    fn count_created(&self, endpoint_index: u32);
+    /// Counts a flow deleted in the endpoint index and in all.
+    fn count_deleted(&self, endpoint_index: u32);
+    /// A bucket of the nursery.
+    fn bucket(&self, key: u32) -> Option<Self::Bucket>;
+    /// A bucket of the nursery, made if it is not there; `None` if the table refused it.
+    fn make_bucket(&self, key: u32) -> Option<Self::Bucket>;
+    /// A number that stands in the scratch memory, read from there: the verifier is to see one number of a range instead of
+    /// following each by itself.
+    fn reload(&self, number: &u32) -> u32;
 
     /// A first fragment's verdict.
     fn fragment(&self, key: &FragmentKey) -> Option<FlowValue>;

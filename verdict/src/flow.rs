@@ -1,4 +1,4 @@
-//! Tracked flows: the judgement policy state, the states, the time-outs.
+//! Tracked flows: their verdict, their states, their time-outs.
 
 use crate::layout::{
     Direction, ECHO_ASKED_BY_OTHER, ECHO_ASKED_BY_POD, FlowKey, FragmentKey, ICMP_PAIR,
@@ -8,18 +8,25 @@ use crate::packet::{ECHO_NONE, ECHO_OTHER, ECHO_REQUEST, Packet, proto, tcp};
 /// Times in flow values count in units of so many jiffies (a power of two): they come round after years.
 pub const TICK_JIFFIES: u64 = 16;
 
-/// Both sides have spoken, in TCP the opener a second time: a SYN that got its SYN ACK is not answered by it.
-pub const STATE_ANSWERED: u32 = 1;
+/// Both sides have gone on: in TCP the opener after the other side's answer (a SYN that got its SYN ACK is not assured by
+/// it), elsewhere the opener after the answer and the other side after that (one question and its answer are not).
+pub const STATE_ASSURED: u32 = 1;
 /// The opener has sent FIN.
 pub const STATE_FIN_OPENER: u32 = 2;
 /// The other side has sent FIN.
 pub const STATE_FIN_OTHER: u32 = 4;
-/// Somebody has sent RST.
+/// Somebody has sent RST, and not both sides have gone on since.
 pub const STATE_RST: u32 = 8;
 /// The other side has sent something.
 pub const STATE_REPLIED: u32 = 16;
 /// The opener began with a bare SYN.
 pub const STATE_SYN: u32 = 32;
+/// The opener has gone on after the other side's answer.
+pub const STATE_GONE_ON: u32 = 64;
+/// The opener has sent something since the RST.
+pub const STATE_OPENER_AFTER_RST: u32 = 128;
+/// The other side has sent something since the RST.
+pub const STATE_OTHER_AFTER_RST: u32 = 256;
 
 /// Seconds a TCP connection may be idle.
 pub const TIMEOUT_TCP: u32 = 5 * 24 * 3600;
@@ -29,6 +36,8 @@ pub const TIMEOUT_TCP_HALF_CLOSED: u32 = 3600;
 pub const TIMEOUT_TCP_SHORT: u32 = 60;
 /// Seconds any other flow may be idle.
 pub const TIMEOUT_OTHER: u32 = 180;
+/// Seconds a question over UDP or an ICMP echo, with its answer or without, is kept.
+pub const TIMEOUT_ONE_EXCHANGE: u32 = 30;
 /// Seconds in which the fragments of a packet must come.
 pub const TIMEOUT_FRAGMENT: u32 = 30;
 
@@ -46,7 +55,7 @@ pub enum Kind {
     Neighbour = 3,
 }
 
-/// One policy state that tells all that decides about a flow: revision, verdict, opener, kind, and a tag of the key.
+/// One word that tells all that decides about a flow: revision, verdict, opener, kind, and a tag of the key.
 /// A value that is taken from under a reader is told by the tag, and one of another endpoint by the revision too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowVerdict(pub u64);
@@ -80,7 +89,7 @@ impl FlowVerdict {
         )
     }
 
-    /// The revision under which it was verdict.
+    /// The revision under which it was evaluated.
     #[inline(always)]
     pub const fn revision(self) -> u64 {
         self.0 >> Self::REVISION_SHIFT
@@ -157,7 +166,7 @@ impl FlowKey {
     pub const fn tag(&self) -> u16 {
         let ports = ((self.local_port_be as u32) << 16) | self.remote_port_be as u32;
         let (remote, local) = (&self.remote.0, &self.local.0);
-        // Cheap, for every tracked packet pays for it: the pod's few addresses differ in their first or last policy state.
+        // Cheap, for every tracked packet pays for it: the pod's few addresses differ in their first or last word.
         let mixed = (ports ^ remote[0])
             .wrapping_mul(0x9e37_79b1)
             .wrapping_add((remote[1] ^ local[0]).wrapping_mul(0x85eb_ca77))
@@ -204,23 +213,34 @@ pub const fn ticks(jiffies: u64) -> u32 {
     (jiffies / TICK_JIFFIES) as u32
 }
 
-/// Seconds after which a flow is none any more.
+/// Whether a TCP connection has been reset or closed by both sides.
+#[inline(always)]
+pub const fn is_closing(state: u32) -> bool {
+    let both = STATE_FIN_OPENER | STATE_FIN_OTHER;
+    state & STATE_RST != 0 || state & both == both
+}
+
+/// Seconds after which an idle flow has expired.
 #[inline(always)]
 pub const fn timeout_seconds(protocol: u8, state: u32) -> u32 {
     if protocol != proto::TCP {
-        return TIMEOUT_OTHER;
+        let short = matches!(protocol, proto::UDP | proto::ICMP | proto::ICMPV6);
+        return if short && state & STATE_ASSURED == 0 {
+            TIMEOUT_ONE_EXCHANGE
+        } else {
+            TIMEOUT_OTHER
+        };
     }
-    let both = STATE_FIN_OPENER | STATE_FIN_OTHER;
-    if state & STATE_ANSWERED == 0 || state & STATE_RST != 0 || state & both == both {
+    if state & STATE_ASSURED == 0 || is_closing(state) {
         TIMEOUT_TCP_SHORT
-    } else if state & both != 0 {
+    } else if state & (STATE_FIN_OPENER | STATE_FIN_OTHER) != 0 {
         TIMEOUT_TCP_HALF_CLOSED
     } else {
         TIMEOUT_TCP
     }
 }
 
-/// Whether a flow is past its time-out.
+/// Whether a flow is past its time-out: an expired flow is ignored at look-up.
 #[inline(always)]
 pub const fn expired(now: u32, seen: u32, hz: u32, seconds: u32) -> bool {
     let age = now.wrapping_sub(seen) as u64 * TICK_JIFFIES;
@@ -245,31 +265,55 @@ pub const fn next_state(
     opener: Direction,
 ) -> u32 {
     let from_opener = direction as u8 == opener as u8;
+    if packet.protocol == proto::TCP {
+        return next_tcp_state(state, packet.tcp_flags, from_opener);
+    }
+    if from_opener {
+        if state & STATE_REPLIED != 0 {
+            state | STATE_GONE_ON
+        } else {
+            state
+        }
+    } else if state & STATE_GONE_ON != 0 {
+        state | STATE_REPLIED | STATE_ASSURED
+    } else {
+        state | STATE_REPLIED
+    }
+}
+
+#[inline(always)]
+const fn next_tcp_state(state: u32, flags: u8, from_opener: bool) -> u32 {
+    const AFTER_RST: u32 = STATE_OPENER_AFTER_RST | STATE_OTHER_AFTER_RST;
     let mut next = state;
+    if flags & tcp::RST != 0 {
+        next = (next | STATE_RST) & !AFTER_RST;
+    } else if state & STATE_RST != 0 {
+        next |= if from_opener {
+            STATE_OPENER_AFTER_RST
+        } else {
+            STATE_OTHER_AFTER_RST
+        };
+        // It did not end the connection: somebody else sent it, or nobody took it.
+        if next & AFTER_RST == AFTER_RST {
+            next &= !(STATE_RST | AFTER_RST);
+        }
+    }
+    if flags & tcp::FIN != 0 {
+        next |= if from_opener {
+            STATE_FIN_OPENER
+        } else {
+            STATE_FIN_OTHER
+        };
+    }
+    let goes_on = flags & (tcp::SYN | tcp::RST) == 0;
     if !from_opener {
         next |= STATE_REPLIED;
-    }
-    if packet.protocol != proto::TCP {
-        if !from_opener {
-            next |= STATE_ANSWERED;
+        // A connection that was found in its course: a stranger's segment is answered by RST.
+        if goes_on && state & STATE_SYN == 0 {
+            next |= STATE_ASSURED;
         }
-    } else {
-        if from_opener
-            && state & STATE_REPLIED != 0
-            && packet.tcp_flags & (tcp::SYN | tcp::RST) == 0
-        {
-            next |= STATE_ANSWERED;
-        }
-        if packet.tcp_flags & tcp::RST != 0 {
-            next |= STATE_RST;
-        }
-        if packet.tcp_flags & tcp::FIN != 0 {
-            next |= if from_opener {
-                STATE_FIN_OPENER
-            } else {
-                STATE_FIN_OTHER
-            };
-        }
+    } else if goes_on && state & STATE_REPLIED != 0 {
+        next |= STATE_ASSURED;
     }
     next
 }
@@ -280,7 +324,7 @@ mod tests {
     use crate::layout::{Addr, V4};
 
     #[test]
-    fn judged_comes_back() {
+    fn a_verdict_comes_back() {
         for opener in [Direction::Ingress, Direction::Egress] {
             for kind in [Kind::Policy, Kind::Host, Kind::Hairpin, Kind::Neighbour] {
                 for allowed in [false, true] {

@@ -16,8 +16,8 @@ pub(crate) enum Found {
 pub(crate) enum Why {
     /// A new flow; no entry stands in its place.
     New,
-    /// A new flow in the place of an old one, which was answered or not.
-    Replace(bool),
+    /// A new flow in the place of an old one.
+    Replace,
     /// A verdict for this packet alone.
     NoTrack,
     /// A tracked flow whose revision has passed; with its state.

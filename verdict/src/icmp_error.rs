@@ -5,11 +5,11 @@ use crate::env::{Env, Flow};
 use crate::flow::{FlowVerdict, Kind, expired, timeout_seconds};
 use crate::found::{Found, Why};
 use crate::frame::Frame;
-use crate::layout::Direction;
-use crate::layout::Endpoint;
+use crate::layout::{Config, Direction, Endpoint};
 use crate::packet::{FRAGMENT_NONE, read_embedded};
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
+use crate::record::look_up;
 use crate::scratch::Scratch;
 
 /// An ICMP error passes for a tracked flow that is allowed: the embedded packet came from where the error goes to.
@@ -24,7 +24,7 @@ pub(crate) fn icmp_error<E: Env, F: Frame>(
     endpoint: &Endpoint,
     policy_state: PolicyState,
     direction: Direction,
-    hz: u32,
+    config: &Config,
     now: u32,
     scratch: &mut Scratch,
 ) -> Found {
@@ -46,13 +46,18 @@ pub(crate) fn icmp_error<E: Env, F: Frame>(
     scratch
         .flow
         .fill(endpoint.endpoint_id, &scratch.inner, direction.reverse());
-    let Some(flow) = env.flow(&scratch.flow) else {
+    let Some(flow) = look_up(env, endpoint, config, scratch) else {
         return Found::Known(Reason::IcmpUnrelated);
     };
     let verdict = FlowVerdict(flow.verdict());
     let (seen, state) = (flow.seen(), flow.state());
     if verdict.tag() != scratch.flow.tag()
-        || expired(now, seen, hz, timeout_seconds(scratch.flow.protocol, state))
+        || expired(
+            now,
+            seen,
+            config.hz,
+            timeout_seconds(scratch.flow.protocol, state),
+        )
     {
         return Found::Known(Reason::IcmpUnrelated);
     }

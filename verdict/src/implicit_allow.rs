@@ -67,6 +67,13 @@ pub(crate) fn implicit_allow<E: Env>(
             }
         }
     };
+    if kind as u8 == Kind::Host as u8 && scratch.packet.is_icmp() {
+        // Both hooks admit it by itself: a record would only take a place.
+        return Found::Known(reason);
+    }
+    if matches!(why, Why::NoTrack) {
+        return Found::Known(reason);
+    }
     let verdict = FlowVerdict::new(
         policy_state.revision(),
         scratch.flow.tag(),
@@ -74,9 +81,7 @@ pub(crate) fn implicit_allow<E: Env>(
         direction,
         kind,
     );
-    Found::Known(record(
-        env, endpoint, config, now, verdict, why, reason, scratch,
-    ))
+    Found::Known(record(env, endpoint, config, now, verdict, reason, scratch))
 }
 
 /// Whether a packet of a flow that an always-pass rule admitted comes from where that rule says.

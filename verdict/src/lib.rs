@@ -23,6 +23,7 @@ mod implicit_allow;
 pub mod layout;
 mod link_layer;
 mod neighbour;
+pub mod nursery;
 pub mod packet;
 mod policy;
 pub mod policy_state;

@@ -18,6 +18,10 @@ pub struct Scratch {
     pub flow: FlowKey,
     /// Value for the flow or fragment.
     pub value: FlowValue,
+    /// [`crate::nursery::hash`] of the flow, once it has been looked for there.
+    pub hash: u64,
+    /// Where the flow was found: a slot of its bucket, or see `crate::record::PLACE_*`.
+    pub place: u32,
     /// Key of the first fragment.
     pub fragment: FragmentKey,
     /// Key for peers and the host set.
@@ -57,6 +61,8 @@ impl Scratch {
                 seen: 0,
                 state: 0,
             },
+            hash: 0,
+            place: 0,
             fragment: FragmentKey {
                 endpoint_id: 0,
                 id_be: 0,

@@ -3,21 +3,22 @@
 use crate::address::is_host;
 use crate::env::{Env, Flow, Write};
 use crate::flow::{
-    FlowVerdict, Kind, STATE_ANSWERED, STATE_FIN_OPENER, STATE_FIN_OTHER, STATE_REPLIED, STATE_RST,
-    STATE_SYN, expired, stale, timeout_seconds,
+    FlowVerdict, Kind, STATE_FIN_OPENER, STATE_FIN_OTHER, STATE_REPLIED, STATE_RST, STATE_SYN,
+    expired, stale, timeout_seconds,
 };
 use crate::found::{Found, Why};
 use crate::frame::Meta;
 use crate::implicit_allow::{admits, implicit_allow, is_forwarded_port};
 use crate::layout::{Config, Direction, Endpoint, FlowValue};
 use crate::link_layer::is_to_host;
-use crate::packet::Packet;
+use crate::nursery::{Nursery as _, check};
+use crate::packet::{Packet, proto};
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
-use crate::record::touch;
+use crate::record::{Tracked, look_up, touch};
 use crate::scratch::Scratch;
 
-/// The one flow look-up that every packet pays for; its key stands in `scratch.flow`.
+/// The flow look-up: one in the table for the packets of an assured flow, another in the nursery for the rest. The key stands in `scratch.flow`.
 #[inline(always)]
 #[allow(
     clippy::too_many_arguments,
@@ -34,54 +35,43 @@ pub(crate) fn find<E: Env>(
     tag: u16,
     scratch: &mut Scratch,
 ) -> Found {
-    let Some(flow) = env.flow(&scratch.flow) else {
-        return implicit_allow(
-            env,
-            meta,
-            endpoint,
-            policy_state,
-            direction,
-            config,
-            now,
-            Why::New,
-            scratch,
-        );
-    };
-    let verdict = FlowVerdict(flow.verdict());
-    let (seen, state) = (flow.seen(), flow.state());
-    if verdict.tag() != tag {
-        return implicit_allow(
-            env,
-            meta,
-            endpoint,
-            policy_state,
-            direction,
-            config,
-            now,
-            Why::NoTrack,
-            scratch,
-        );
+    let flow = look_up(env, endpoint, config, scratch);
+    let (mut verdict, mut seen, mut state) = (FlowVerdict(0), now, 0);
+    if let Some(flow) = &flow {
+        verdict = FlowVerdict(flow.verdict());
+        (seen, state) = (flow.seen(), flow.state());
     }
     let from_opener = verdict.opener() as u8 == direction as u8;
     // No time-out is shorter than what makes a time stamp stale.
     let stale = stale(now, seen, config.hz);
     let timeout = timeout_seconds(scratch.flow.protocol, state);
-    if stale && expired(now, seen, config.hz, timeout)
-        || opens_again(&scratch.packet, from_opener, state)
-    {
-        let instead = Why::Replace(state & STATE_ANSWERED != 0);
-        return implicit_allow(
-            env,
-            meta,
-            endpoint,
-            policy_state,
-            direction,
-            config,
-            now,
-            instead,
-            scratch,
-        );
-    }
+    let flow = match flow {
+        Some(flow)
+            if verdict.tag() == tag
+                && !(stale && expired(now, seen, config.hz, timeout))
+                && !opens_again(&scratch.packet, from_opener, state) =>
+        {
+            flow
+        }
+        other => {
+            let why = match other {
+                None => Why::New,
+                Some(_) if verdict.tag() != tag => Why::NoTrack,
+                Some(_) => Why::Replace,
+            };
+            return implicit_allow(
+                env,
+                meta,
+                endpoint,
+                policy_state,
+                direction,
+                config,
+                now,
+                why,
+                scratch,
+            );
+        }
+    };
     if direction as u8 == Direction::Ingress as u8
         && !admits(env, meta, verdict.kind(), &scratch.packet)
     {
@@ -123,34 +113,57 @@ pub(crate) fn find<E: Env>(
             verdict.opener(),
             verdict.kind(),
         );
-        scratch.value = FlowValue {
-            verdict: again.0,
-            seen: now,
-            state,
-        };
-        env.put_flow(&scratch.flow, &scratch.value, Write::Replace);
+        verdict = again;
+        renew(env, config, &flow, again, now, state, scratch);
+    }
+    if stale {
+        flow.set_seen(now);
     }
     if allowed {
-        if stale {
-            flow.set_seen(now);
-        }
-        touch(
-            env,
-            endpoint,
-            &flow,
-            state,
-            verdict.opener(),
-            direction,
-            scratch,
+        let reason = touch(
+            env, endpoint, config, &flow, verdict, state, direction, now, stale, scratch,
         );
-        Found::Known(Reason::Tracked)
-    } else {
-        // Kept, as refused, until idle: were it gone, the peer's next packet would open it the other way round.
-        if stale {
-            flow.set_seen(now);
-        }
-        Found::Known(Reason::FlowRefused)
+        return Found::Known(reason);
     }
+    if !from_opener && is_symmetric(&scratch.packet) {
+        // Both sides send from the same port, so each side's packets are its own direction's: what is allowed there goes on.
+        return Found::Ask(direction, Why::NoTrack);
+    }
+    // Kept, as refused, until idle: were it gone, the peer's next packet would open it the other way round.
+    Found::Known(Reason::FlowRefused)
+}
+
+/// Writes another verdict of a flow: by key in the table, with its check in the nursery.
+#[inline(always)]
+fn renew<E: Env>(
+    env: &E,
+    config: &Config,
+    flow: &Tracked<E::FlowRef, E::Bucket>,
+    verdict: FlowVerdict,
+    now: u32,
+    state: u32,
+    scratch: &mut Scratch,
+) {
+    match flow {
+        Tracked::Table(_) => {
+            scratch.value = FlowValue {
+                verdict: verdict.0,
+                seen: now,
+                state,
+            };
+            env.put_flow(&scratch.flow, &scratch.value, Write::Replace);
+        }
+        Tracked::Nursery(bucket, slot) => {
+            let check = check(&config.nursery_key, scratch.hash, verdict.0);
+            bucket.set_verdict(*slot, check, verdict.0);
+        }
+    }
+}
+
+/// UDP from the same port on both sides (gossip, NTP, IKE): either side can have opened it.
+#[inline(always)]
+const fn is_symmetric(packet: &Packet) -> bool {
+    packet.protocol == proto::UDP && packet.src_port_be == packet.dst_port_be
 }
 
 /// Whether a packet of a known tuple opens a new connection.

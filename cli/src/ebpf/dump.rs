@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use aya::Pod;
 use aya::maps::MapData;
 use enforcer::maps::{
-    self, ConfigValue, CounterValue, EndpointValue, FlowKey, FlowValue, HostPortKey, PeerKey,
-    PeerValue, PortData, PrefixData, PrefixValue, RuleKey, ShareValue, SourceData, SweptValue,
+    self, ConfigValue, CounterValue, EndpointValue, FlowKey, FlowValue, HostPortKey, NurseryBucket,
+    PeerKey, PeerValue, PortData, PrefixData, PrefixValue, RuleKey, SourceData,
 };
 use enforcer::pins::Pins;
 use serde::Serialize;
@@ -28,7 +28,7 @@ struct Dump {
 }
 
 /// Maps without lines of their own: the ring is read by the companion, the clock and the rates are moments.
-const WITHOUT_LINES: [&str; 4] = ["EVENTS", "CLOCK", "RATES", "FRAGMENTS"];
+const WITHOUT_LINES: [&str; 5] = ["EVENTS", "CLOCK", "RATES", "FRAGMENTS", "NURSERY_EMPTY"];
 
 pub(super) fn run(context: &Context, asked: Option<&str>) -> Result<(), Error> {
     let pins = context.pins();
@@ -36,7 +36,7 @@ pub(super) fn run(context: &Context, asked: Option<&str>) -> Result<(), Error> {
         None => maps::ALL
             .iter()
             .copied()
-            .filter(|n| *n != "FLOWS" && !WITHOUT_LINES.contains(n))
+            .filter(|n| !matches!(*n, "FLOWS" | "NURSERY") && !WITHOUT_LINES.contains(n))
             .collect(),
         Some(asked) => vec![named(&pins, asked)?],
     };
@@ -81,6 +81,27 @@ fn named(pins: &Pins, asked: &str) -> Result<&'static str, Error> {
     )))
 }
 
+fn flow(k: &verdict::layout::FlowKey, v: &verdict::layout::FlowValue) -> String {
+    let verdict = FlowVerdict(v.verdict);
+    format!(
+        "endpoint {} {} {} -> {} {:?} opened by {} {} revision {} seen {} state {}",
+        k.endpoint_id,
+        k.protocol,
+        socket(k.family, k.local, k.local_port_be),
+        socket(k.family, k.remote, k.remote_port_be),
+        verdict.kind(),
+        verdict.opener().name(),
+        if verdict.allowed() {
+            "allowed"
+        } else {
+            "refused"
+        },
+        verdict.revision(),
+        v.seen,
+        v.state
+    )
+}
+
 fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
     Ok(match name {
         "ENDPOINTS" => hash(pins, name, |i: u32, EndpointValue(e)| {
@@ -119,22 +140,7 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
                 })
             },
         )?,
-        "FLOWS" => hash(pins, name, |FlowKey(k), FlowValue(v)| {
-            let j = FlowVerdict(v.verdict);
-            format!(
-                "endpoint {} {} {} -> {} {:?} opened by {} {} revision {} seen {} state {}",
-                k.endpoint_id,
-                k.protocol,
-                socket(k.family, k.local, k.local_port_be),
-                socket(k.family, k.remote, k.remote_port_be),
-                j.kind(),
-                j.opener().name(),
-                if j.allowed() { "allowed" } else { "refused" },
-                j.revision(),
-                v.seen,
-                v.state
-            )
-        })?,
+        "FLOWS" => hash(pins, name, |FlowKey(k), FlowValue(v)| flow(&k, &v))?,
         "SOURCES" => trie(
             pins,
             name,
@@ -201,28 +207,28 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
             }
         })?,
         "CONFIG" => array(pins, name, 1, |_, ConfigValue(c)| Some(format!("{c:?}")))?,
-        "SHARES" => array(
+        "FLOWS_CREATED" | "FLOWS_DELETED" => array(
             pins,
             name,
             ENDPOINT_INDEXES,
-            |endpoint_index, ShareValue(s)| {
-                (s.made != 0)
-                    .then(|| format!("{endpoint_index} made {} answered {}", s.made, s.answered))
-            },
+            |endpoint_index, flows: u64| (flows != 0).then(|| format!("{endpoint_index} {flows}")),
         )?,
-        "SWEPT" => array(
-            pins,
-            name,
-            ENDPOINT_INDEXES,
-            |endpoint_index, SweptValue(s)| {
-                (s.removed != 0).then(|| {
-                    format!(
-                        "{endpoint_index} removed {} answered {}",
-                        s.removed, s.answered
-                    )
-                })
-            },
-        )?,
+        "NURSERY" => {
+            let map = maps::hash::<u32, NurseryBucket>(pins, name)?;
+            let mut lines = Vec::new();
+            for entry in map.iter() {
+                let (_, NurseryBucket(b)) = entry.map_err(|e| unreadable(name, &e))?;
+                for slot in (0..b.check.len()).filter(|slot| b.check[*slot] != 0) {
+                    let value = verdict::layout::FlowValue {
+                        verdict: b.verdict[slot],
+                        seen: b.seen[slot],
+                        state: b.state[slot],
+                    };
+                    lines.push(flow(&b.keys[slot], &value));
+                }
+            }
+            lines
+        }
         "NODE" => array(pins, name, 2, |i, n: u64| {
             Some(format!(
                 "last {} {n}",

@@ -17,11 +17,12 @@ use enforcer::endpoint::{Endpoints, NewEndpoint};
 use enforcer::load::{LoadOptions, PROGRAM_EGRESS, PROGRAM_INGRESS, load};
 use enforcer::maps::{self, *};
 use enforcer::pins::Pins;
+use enforcer::quota::Quota;
 use ipnetwork::IpNetwork;
 use nix::sched::{CloneFlags, unshare};
 use state::Store;
 use verdict::flow::TICK_JIFFIES;
-use verdict::layout::{Config, Direction, Swept};
+use verdict::layout::{Config, Direction};
 use verdict::{PolicyState, Reason};
 use verdict_testkit::case::Change;
 use verdict_testkit::{Outcome, Via, Wire, World};
@@ -154,20 +155,10 @@ impl Kernel {
     /// Empties the flow table, and the counts of what it holds.
     pub(crate) fn forget_flows(&self) {
         self.clear::<FlowKey, FlowValue>("FLOWS");
-        let shares: Array<_, ShareValue> = maps::array(&self.pins, "SHARES").unwrap();
-        let mut swept: Array<_, SweptValue> = maps::array(&self.pins, "SWEPT").unwrap();
+        self.clear::<u32, NurseryBucket>("NURSERY");
+        let quota = Quota::open(&self.pins).unwrap();
         for endpoint_index in [0, self.endpoint_index()] {
-            let made = shares.get(&endpoint_index, 0).unwrap().0;
-            swept
-                .set(
-                    endpoint_index,
-                    SweptValue(Swept {
-                        removed: made.made,
-                        answered: made.answered,
-                    }),
-                    0,
-                )
-                .unwrap();
+            quota.forget(endpoint_index);
         }
     }
 
@@ -225,6 +216,14 @@ impl Kernel {
         let all: Vec<_> = flows.iter().filter_map(Result::ok).collect();
         all.into_iter()
             .for_each(|(k, v)| flows.insert(k, older(v), 2).unwrap());
+        let mut nursery = self.hash::<u32, NurseryBucket>("NURSERY");
+        let all: Vec<_> = nursery.iter().filter_map(Result::ok).collect();
+        for (key, mut bucket) in all {
+            for seen in &mut bucket.0.seen {
+                *seen = seen.wrapping_sub(ticks);
+            }
+            nursery.insert(key, bucket, 2).unwrap();
+        }
         let mut fragments = maps::lru::<FragmentKey, FlowValue>(&self.pins, "FRAGMENTS").unwrap();
         let all: Vec<_> = fragments.iter().filter_map(Result::ok).collect();
         all.into_iter()
@@ -410,9 +409,17 @@ impl World for Kernel {
     fn flows(&mut self) -> Result<usize, String> {
         let endpoint_id = self.endpoint_id();
         let flows = self.hash::<FlowKey, FlowValue>("FLOWS");
+        let nursery = self.hash::<u32, NurseryBucket>("NURSERY");
+        let young = nursery.iter().filter_map(Result::ok).flat_map(|(_, b)| {
+            let slots = b.0.check.into_iter().zip(b.0.keys);
+            slots
+                .filter_map(|(check, key)| (check != 0).then_some(FlowKey(key)))
+                .collect::<Vec<_>>()
+        });
         Ok(flows
             .keys()
             .filter_map(Result::ok)
+            .chain(young)
             .filter(|k| Some(k.0.endpoint_id) == endpoint_id)
             .count())
     }

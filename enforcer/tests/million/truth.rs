@@ -16,7 +16,7 @@ use verdict::layout::{
 };
 use verdict::packet::Packet;
 use verdict_testkit::case::{Change, ModelWorld};
-use verdict_testkit::tables::FlowCell;
+use verdict_testkit::tables::{BucketCell, FlowCell};
 use verdict_testkit::{Outcome, Tables, Via, Wire, World as _};
 
 /// The documents in force, and whom they are asked about.
@@ -112,6 +112,7 @@ struct Asking<'a> {
 
 impl Env for Asking<'_> {
     type FlowRef = FlowCell;
+    type Bucket = BucketCell;
 
     fn peer(&self, key: &PeerKey) -> Option<u64> {
         self.peer.set(*key);
@@ -160,14 +161,26 @@ impl Env for Asking<'_> {
     fn put_flow(&self, key: &FlowKey, value: &FlowValue, how: Write) -> bool {
         self.tables.put_flow(key, value, how)
     }
-    fn share(&self, endpoint_index: u32) -> (u64, u64) {
-        self.tables.share(endpoint_index)
+    fn delete_flow(&self, key: &FlowKey) -> bool {
+        self.tables.delete_flow(key)
     }
-    fn count_made(&self, endpoint_index: u32) {
-        self.tables.count_made(endpoint_index);
+    fn flows_held(&self, endpoint_index: u32) -> u64 {
+        self.tables.flows_held(endpoint_index)
     }
-    fn count_answered(&self, endpoint_index: u32, answered: bool) {
-        self.tables.count_answered(endpoint_index, answered);
+    fn count_created(&self, endpoint_index: u32) {
+        self.tables.count_created(endpoint_index);
+    }
+    fn count_deleted(&self, endpoint_index: u32) {
+        self.tables.count_deleted(endpoint_index);
+    }
+    fn bucket(&self, key: u32) -> Option<BucketCell> {
+        self.tables.bucket(key)
+    }
+    fn make_bucket(&self, key: u32) -> Option<BucketCell> {
+        self.tables.make_bucket(key)
+    }
+    fn reload(&self, number: &u32) -> u32 {
+        self.tables.reload(number)
     }
     fn fragment(&self, key: &FragmentKey) -> Option<FlowValue> {
         self.tables.fragment(key)

@@ -71,24 +71,46 @@ pub struct FragmentKey {
     pub dst: Addr,
 }
 
-/// Flows made by the programs, per endpoint index; endpoint index 0: all. Written by the programs only.
+/// Flows of one bucket of the nursery.
+pub const NURSERY_SLOTS: usize = 12;
+
+/// A bucket of the nursery, see [`crate::nursery`]; key: [`crate::nursery::bucket_key`]. Written in place.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
-    /// Flows recorded since the endpoint's id began.
-    pub made: u64,
-    /// Of these, answered.
-    pub answered: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NurseryBucket {
+    /// Of each slot, [`crate::nursery::check`]; 0 = free.
+    pub check: [u64; NURSERY_SLOTS],
+    /// Of each slot, [`crate::flow::FlowVerdict`].
+    pub verdict: [u64; NURSERY_SLOTS],
+    /// Of each slot, the time of the last packet.
+    pub seen: [u32; NURSERY_SLOTS],
+    /// Of each slot, `crate::flow::STATE_*`.
+    pub state: [u32; NURSERY_SLOTS],
+    /// Of each slot, `next` when its flow came.
+    pub order: [u32; NURSERY_SLOTS],
+    /// Flows that have come into the bucket; it comes round.
+    pub next: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Of each slot, the flow.
+    pub keys: [FlowKey; NURSERY_SLOTS],
 }
 
-/// Flows removed by the sweep, per endpoint index; endpoint index 0: all. Written by user space only.
+/// What makes the nursery's places and checks unpredictable: random, of this node, since its maps were made.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// Flows removed.
-    pub removed: u64,
-    /// Of these, answered ones.
-    pub answered: u64,
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct NurseryKey {
+    /// Factor of the verdict.
+    pub factor: u64,
+    /// What is added to the words of a flow's key.
+    pub words: [u32; 12],
+}
+
+/// Nobody is shown it.
+impl core::fmt::Debug for NurseryKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("NurseryKey(..)")
+    }
 }
 
 const _: () = {
@@ -99,5 +121,6 @@ const _: () = {
     );
     assert!(size_of::<FlowValue>() == 16 && offset_of!(FlowValue, seen) == 8);
     assert!(size_of::<FragmentKey>() == 44 && offset_of!(FragmentKey, src) == 12);
-    assert!(size_of::<Share>() == 16 && size_of::<Swept>() == 16);
+    assert!(size_of::<NurseryBucket>() == 872 && offset_of!(NurseryBucket, keys) == 344);
+    assert!(size_of::<NurseryKey>() == 56);
 };

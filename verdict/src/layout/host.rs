@@ -2,6 +2,8 @@
 
 use core::mem::size_of;
 
+use super::NurseryKey;
+
 /// The node's settings, one row.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,10 +12,10 @@ pub struct Config {
     pub hz: u32,
     /// Most flows the table may hold.
     pub flow_limit: u32,
-    /// Flows that each endpoint may always hold: a quarter of the table, divided.
-    pub fair_share: u32,
-    /// Most unanswered flows of one endpoint.
-    pub unanswered_limit: u32,
+    /// Assured flows that each endpoint may always hold: half of the table, divided.
+    pub flow_minimum: u32,
+    /// Buckets of the nursery for one endpoint, less one; they are a power of two.
+    pub nursery_mask: u32,
     /// First port of the NodePort range, in host byte order.
     pub node_port_first: u16,
     /// Last port of the NodePort range.
@@ -24,6 +26,8 @@ pub struct Config {
     pub events_per_node: u32,
     /// Zero.
     pub pad: u32,
+    /// See [`NurseryKey`].
+    pub nursery_key: NurseryKey,
 }
 
 /// Key of the hostPorts that are not the host's own sockets.
@@ -36,4 +40,4 @@ pub struct HostPortKey {
     pub port_be: u16,
 }
 
-const _: () = assert!(size_of::<Config>() == 32 && size_of::<HostPortKey>() == 4);
+const _: () = assert!(size_of::<Config>() == 88 && size_of::<HostPortKey>() == 4);

@@ -19,8 +19,8 @@ pub use endpoint::{
 };
 pub use event::{Counter, Event, Rate, counter_key};
 pub use flow::{
-    ECHO_ASKED_BY_OTHER, ECHO_ASKED_BY_POD, FlowKey, FlowValue, FragmentKey, ICMP_PAIR, Share,
-    Swept,
+    ECHO_ASKED_BY_OTHER, ECHO_ASKED_BY_POD, FlowKey, FlowValue, FragmentKey, ICMP_PAIR,
+    NURSERY_SLOTS, NurseryBucket, NurseryKey,
 };
 pub use host::{Config, HostPortKey};
 pub use peer::{PeerKey, PeerValue, PrefixKey, PrefixValue};
