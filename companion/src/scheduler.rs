@@ -182,15 +182,16 @@ impl Scheduler {
     /// What is due by the clock.
     fn clock(&mut self) -> Outcome {
         let now = Instant::now();
-        if self.watch.due().is_some_and(|due| due <= now) {
-            self.read_store();
-        }
-        if self.documents.due().is_some_and(|due| due <= now) {
-            self.documents.advance(now);
-            self.todo.publish = true;
-        }
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.next_full <= now {
             self.everything(now);
+        }
+        let documents = due(self.documents.due());
+        if documents {
+            self.documents.advance(now);
+        }
+        self.todo.publish |= documents || due(self.endpoints.due());
+        if self.todo.publish || due(self.watch.due()) {
             self.read_store();
         }
         let again = self.endpoints.due_parts(now);

@@ -277,7 +277,11 @@ impl Node {
         let child = Command::new("nsenter")
             .arg(format!("--net={}", self.netns().display()))
             .args(wrapper)
-            .arg(env!("CARGO_BIN_EXE_podgated"))
+            // Another build's, to see a fault as it was.
+            .arg(
+                std::env::var("PODGATE_TEST_PODGATED")
+                    .unwrap_or(env!("CARGO_BIN_EXE_podgated").into()),
+            )
             .args([
                 "--state-dir",
                 self.store.root().to_str().unwrap(),

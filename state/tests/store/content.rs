@@ -227,7 +227,7 @@ fn versions_in_force_come_back_whole_or_not_at_all() {
     assert_eq!(store.applied().unwrap().policies.len(), 2);
     let newer = applied(&first.policy, b"a: 2\n");
     // One call puts and removes; what is gone already is no error.
-    let gone = [second.policy.clone(), "never/was".to_owned()];
+    let gone = [second.policy, "never/was".to_owned()];
     store
         .update_applied(std::slice::from_ref(&newer), &gone)
         .unwrap();
