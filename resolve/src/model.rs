@@ -80,6 +80,22 @@ impl ObjectKind {
         }
     }
 
+    /// The short form that kubectl takes on its command line.
+    pub(super) const fn short(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "netpol",
+            Self::AdminNetworkPolicy => "anp",
+            Self::BaselineAdminNetworkPolicy => "banp",
+            Self::ClusterNetworkPolicy => "cnp",
+            Self::Pod => "po",
+            Self::Namespace => "ns",
+            Self::Node => "no",
+            Self::Service => "svc",
+            Self::Endpoints => "ep",
+            _ => "",
+        }
+    }
+
     /// The API group; empty for the core.
     pub(super) const fn group(self) -> &'static str {
         match self {

@@ -46,6 +46,16 @@ pub enum Fault {
         /// Its kind, or `(none)`.
         kind: String,
     },
+    /// A kind that an API server does not have, much like one that it has.
+    #[error("{api_version} has no kind {kind:?}; expected {expected} and its apiVersion")]
+    UnknownKind {
+        /// apiVersion.
+        api_version: String,
+        /// What stands there.
+        kind: String,
+        /// The kind that is meant.
+        expected: &'static str,
+    },
     /// A field that must be there.
     #[error("missing; expected {0}")]
     Missing(&'static str),

@@ -7,6 +7,7 @@
 mod broken;
 pub mod cursor;
 mod fault;
+mod merge;
 pub mod node;
 mod parse;
 pub mod read;

@@ -2,12 +2,13 @@
 
 use std::{borrow::Cow, cell::Cell, fmt};
 
+use super::merge;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A value, or the head of one: what a list or a mapping holds follows it, up to the token numbered `end`. A mapping's
 /// keys are texts before their values.
 #[derive(Clone, Debug, PartialEq)]
-enum Token<'a> {
+pub(super) enum Token<'a> {
     Null,
     Bool(bool),
     Int(i64),
@@ -22,17 +23,52 @@ enum Token<'a> {
     },
 }
 
+impl Token<'_> {
+    /// Number of the token behind the value that this one begins at `at`.
+    pub(super) fn end(&self, at: usize) -> usize {
+        match self {
+            Self::List { end } | Self::Map { end } => *end,
+            _ => at + 1,
+        }
+    }
+
+    /// The same, where what began at `from` begins at `to`.
+    pub(super) fn moved(mut self, from: usize, to: usize) -> Self {
+        if let Self::List { end } | Self::Map { end } = &mut self {
+            *end = *end - from + to;
+        }
+        self
+    }
+}
+
 /// The tape of one document.
 #[derive(Default)]
 pub struct Tree<'a>(Vec<Token<'a>>);
 
 impl<'a> Tree<'a> {
-    /// Reads one value.
+    /// Reads one value of JSON.
     pub fn read<D: Deserializer<'a>>(deserializer: D, budget: &Budget) -> Result<Self, D::Error> {
+        Self::read_with(deserializer, budget, false)
+    }
+
+    /// Reads one value of YAML, where `<<` is a merge key.
+    pub fn read_yaml<D: Deserializer<'a>>(
+        deserializer: D,
+        budget: &Budget,
+    ) -> Result<Self, D::Error> {
+        Self::read_with(deserializer, budget, true)
+    }
+
+    fn read_with<D: Deserializer<'a>>(
+        deserializer: D,
+        budget: &Budget,
+        merges: bool,
+    ) -> Result<Self, D::Error> {
         let mut tree = Self::default();
         Seed {
             tokens: &mut tree.0,
             budget,
+            merges,
         }
         .deserialize(deserializer)?;
         Ok(tree)
@@ -61,10 +97,7 @@ impl<'t> Node<'t> {
 
     /// Number of the token behind this value.
     fn end(self) -> usize {
-        match self.token() {
-            Token::List { end } | Token::Map { end } => *end,
-            _ => self.at + 1,
-        }
+        self.token().end(self.at)
     }
 
     /// The type, as errors name it.
@@ -184,6 +217,8 @@ impl Budget {
 struct Seed<'t, 'a, 'b> {
     tokens: &'t mut Vec<Token<'a>>,
     budget: &'b Budget,
+    /// `<<` is a merge key.
+    merges: bool,
 }
 
 impl<'a> Seed<'_, 'a, '_> {
@@ -266,6 +301,7 @@ impl<'de> Visitor<'de> for Seed<'_, 'de, '_> {
             .next_element_seed(Seed {
                 tokens: self.tokens,
                 budget: self.budget,
+                merges: self.merges,
             })?
             .is_some()
         {}
@@ -285,6 +321,7 @@ impl<'de> Visitor<'de> for Seed<'_, 'de, '_> {
                 .next_key_seed(Seed {
                     tokens: self.tokens,
                     budget: self.budget,
+                    merges: self.merges,
                 })?
                 .is_none()
             {
@@ -304,7 +341,11 @@ impl<'de> Visitor<'de> for Seed<'_, 'de, '_> {
             access.next_value_seed(Seed {
                 tokens: self.tokens,
                 budget: self.budget,
+                merges: self.merges,
             })?;
+        }
+        if self.merges {
+            merge::fold(self.tokens, head + 1).map_err(de::Error::custom)?;
         }
         self.tokens[head] = Token::Map {
             end: self.tokens.len(),

@@ -108,7 +108,7 @@ pub fn yaml(part: &str) -> Result<Tree<'_>, Fault> {
         return Err(Fault::Nested(MAX_NESTING));
     }
     let budget = Budget::of_text(part.len());
-    Tree::read(serde_norway::Deserializer::from_str(part), &budget).map_err(|error| {
+    Tree::read_yaml(serde_norway::Deserializer::from_str(part), &budget).map_err(|error| {
         if budget.spent() {
             Fault::Unfolds
         } else {

@@ -682,3 +682,32 @@ proptest::proptest! {
         read(&bytes);
     }
 }
+
+#[test]
+fn merge_keys() {
+    let reading = read(
+        b"apiVersion: networking.k8s.aws/v1alpha1
+kind: PolicyEndpoint
+metadata: {namespace: x, name: p-1}
+spec:
+  policyRef: {namespace: x, name: p}
+  podSelectorEndpoints: [{namespace: x, name: a}]
+  ingress:
+  - &web {cidr: 192.0.2.0/24, ports: [{protocol: TCP, port: 80}]}
+  - {<<: *web, cidr: 198.51.100.0/24}
+",
+    );
+    let document = reading.good().next().unwrap();
+    assert_eq!(document.ingress[1].cidr.to_string(), "198.51.100.0/24");
+    assert_eq!(document.ingress[1].ports, document.ingress[0].ports);
+    let reading = read(b"apiVersion: networking.k8s.aws/v1alpha1\nkind: PolicyEndpoint\nmetadata: {name: p}\nspec: {<<: 5}\n");
+    assert!(
+        reading
+            .broken()
+            .next()
+            .unwrap()
+            .error
+            .to_string()
+            .contains("`<<`")
+    );
+}

@@ -292,7 +292,21 @@ fn kind(root: &Cursor<'_, '_>, api_version: &str, kind: &str) -> Result<Option<O
         .into_iter()
         .find(|known| known.kind() == kind && (known.group() == group || removed))
     else {
-        return Ok(None);
+        return match resembles(kind).filter(|_| is_built_in(group)) {
+            // kubectl has no such kind: most often a misspelt one, and then policy would be lost.
+            Some(known) => {
+                Err(root
+                    .get("kind")?
+                    .as_ref()
+                    .unwrap_or(root)
+                    .fault(Fault::UnknownKind {
+                        api_version: common::shown(api_version),
+                        kind: common::shown(kind),
+                        expected: known,
+                    }))
+            }
+            None => Ok(None),
+        };
     };
     if removed || !known.versions().contains(&version) {
         let cursor = root.get("apiVersion")?;
@@ -302,6 +316,34 @@ fn kind(root: &Cursor<'_, '_>, api_version: &str, kind: &str) -> Result<Option<O
             .unknown(api_version, expected_version(known)));
     }
     Ok(Some(known))
+}
+
+/// Whether an API group is Kubernetes' own, or Amazon's, so that what is in it is known.
+fn is_built_in(group: &str) -> bool {
+    !group.contains('.') || group.ends_with(".k8s.io") || group.ends_with(".k8s.aws")
+}
+
+/// The kind that a word is another spelling of: other case, plural, the short form of kubectl.
+fn resembles(kind: &str) -> Option<&'static str> {
+    let word: String = kind
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect::<String>()
+        .to_ascii_lowercase();
+    let is = |known: &'static str, short: &str| {
+        let singular = known.to_ascii_lowercase();
+        let plural = match singular.strip_suffix('y') {
+            Some(stem) => format!("{stem}ies"),
+            None => format!("{singular}s"),
+        };
+        word == singular || word == plural || (!short.is_empty() && word == short)
+    };
+    ObjectKind::ALL
+        .into_iter()
+        .map(|known| (known.kind(), known.short()))
+        .chain([("List", "")])
+        .find(|(known, short)| is(known, short))
+        .map(|(known, _)| known)
 }
 
 const fn expected_version(kind: ObjectKind) -> &'static str {

@@ -409,3 +409,134 @@ fn a_yaml_bomb_is_refused() {
     }
     assert!(manifest::read(text.as_bytes())[0].is_err());
 }
+
+/// As `kubectl annotate --local` shows them: a merge is an entry among others, in their order.
+#[test]
+fn merge_keys_are_read_as_kubectl_reads_them() {
+    let policy = |spec: &str| {
+        let text = format!(
+            "base: &base {{a: '1', b: '2'}}\nother: &other {{b: '7', c: '9'}}\napiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  labels:\n{spec}"
+        );
+        let read = manifest::read(text.as_bytes());
+        match &read[0] {
+            Ok(item) => format!("{:?}", item.object),
+            Err(error) => error.to_string(),
+        }
+    };
+    let labels = |text: &str| {
+        text.split("labels: ")
+            .nth(1)
+            .unwrap()
+            .split('}')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    for (spec, expected) in [
+        ("    <<: *base\n    b: '3'\n", r#"{"a": "1", "b": "3""#),
+        ("    b: '3'\n    <<: *base\n", r#"{"a": "1", "b": "2""#),
+        (
+            "    <<: [*base, *other]\n",
+            r#"{"a": "1", "b": "2", "c": "9""#,
+        ),
+        (
+            "    <<: *base\n    <<: *other\n",
+            r#"{"a": "1", "b": "7", "c": "9""#,
+        ),
+        ("    <<: {d: '4'}\n", r#"{"d": "4""#),
+        (
+            "    <<: {<<: *base, d: '4'}\n",
+            r#"{"a": "1", "b": "2", "d": "4""#,
+        ),
+    ] {
+        assert_eq!(labels(&policy(spec)), expected, "{spec}");
+    }
+    for bad in ["    <<: 5\n", "    <<: [*base, 5]\n", "    <<: null\n"] {
+        assert!(
+            policy(bad).contains("merge key `<<` needs a mapping"),
+            "{bad}: {}",
+            policy(bad)
+        );
+    }
+    // A key that is written twice is refused by name, beside a merge too.
+    assert!(policy("    a: '1'\n    a: '2'\n    <<: *other\n").contains("given twice"));
+}
+
+#[test]
+fn rules_behind_a_merge_key_are_not_lost() {
+    let w = crate::harness::world(
+        "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: &meta {namespace: x, name: p}
+spec:
+  podSelector: {}
+  ingress:
+  - &web
+    from: [{ipBlock: {cidr: 192.0.2.0/24}}]
+    ports: [{port: 80}]
+  - <<: *web
+    ports: [{port: 443}]
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: x, name: a}, spec: {}, status: {podIPs: [{ip: 10.0.0.1}]}}
+",
+    );
+    assert!(w.ingress("x/a", "192.0.2.1", crate::harness::TCP, 443));
+    assert!(!w.ingress("x/a", "198.51.100.1", crate::harness::TCP, 443));
+    // JSON has no merge keys: there it is a field like another, and unknown.
+    let json = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"p"},"spec":{"podSelector":{},"<<":{"egress":[]}}}"#;
+    let error = manifest::read(json.as_bytes()).remove(0).unwrap_err();
+    assert_eq!(error.field, "spec.<<");
+}
+
+#[test]
+fn kinds_that_kubectl_refuses_are_errors() {
+    for (api_version, kind) in [
+        ("networking.k8s.io/v1", "networkpolicy"),
+        ("networking.k8s.io/v1", "NetworkPolicies"),
+        ("networking.k8s.io/v1", "netpol"),
+        ("v1", "NetworkPolicy"),
+        ("apps/v1", "NetworkPolicy"),
+        ("v1", "pod"),
+        ("v1", "Pods"),
+        ("v1", "EndpointSlice"),
+        ("v1", "list"),
+        ("networking.k8s.aws/v1alpha1", "NetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha2", "clusternetworkpolicy"),
+    ] {
+        let text =
+            format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: p}}\nspec: {{}}\n");
+        let error = manifest::read(text.as_bytes()).remove(0).unwrap_err();
+        assert_eq!(error.field, "kind", "{api_version} {kind}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("{api_version} has no kind {kind:?}")),
+            "{error}"
+        );
+    }
+    // Other people's kinds are theirs.
+    for (api_version, kind) in [
+        ("crd.projectcalico.org/v1", "NetworkPolicy"),
+        ("cilium.io/v2", "CiliumNetworkPolicy"),
+        ("v1", "ConfigMap"),
+        ("metrics.k8s.io/v1beta1", "PodMetrics"),
+    ] {
+        let text = format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: p}}\n");
+        let item = manifest::read(text.as_bytes()).remove(0).unwrap();
+        assert!(
+            matches!(item.object, Object::Ignored { .. }),
+            "{api_version} {kind}"
+        );
+    }
+}
+
+#[test]
+fn a_namespace_for_those_that_name_none() {
+    let text = "{apiVersion: v1, kind: Pod, metadata: {name: a}}\n---\n{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: y}}\n---\n{apiVersion: v1, kind: Node, metadata: {name: n}}";
+    let keys: Vec<String> = manifest::read_in(text.as_bytes(), "team")
+        .into_iter()
+        .map(|item| item.unwrap().object.key().unwrap().to_string())
+        .collect();
+    assert_eq!(keys, ["Pod/team/a", "Pod/y/b", "Node/n"]);
+}
