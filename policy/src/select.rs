@@ -75,7 +75,8 @@ impl Selector {
 ///
 /// Amazon's controller leaves stale selectors in its objects, so names overrule them from the moment the controller can
 /// have known the pod: once the name has stood in any version of the policy that came after the endpoint's ADD, or has
-/// been left out of a version that came five seconds or more after the workload showed the pod's addresses.
+/// been left out of a version that came five seconds or more after the workload showed the pod's addresses. The selector
+/// of a marked version always counts.
 ///
 /// The caller has the clock: it calls [`Facts::observe`] for each version of a policy that it takes up, with the
 /// endpoints that there are. What was in force before an endpoint came tells nothing of it (the name in it is an earlier
@@ -94,6 +95,11 @@ impl Facts {
         endpoints: &[Endpoint],
         late: impl Fn(EndpointId) -> bool,
     ) {
+        if policy.is_marked() {
+            // Whoever marks a version (`resolve`, our controller) writes it anew with its selector: it is never stale.
+            self.settled.remove(&policy.key);
+            return;
+        }
         if !policy.has_selector() {
             return;
         }
@@ -149,6 +155,11 @@ impl Policy {
     /// Whether any of its documents has a selector that counts at all.
     pub fn has_selector(&self) -> bool {
         self.key.group.is_none() && self.documents.iter().any(|d| d.selector.is_some())
+    }
+
+    /// Whether its documents bear the marks of a complete version.
+    fn is_marked(&self) -> bool {
+        self.documents.iter().all(|d| d.part.is_some())
     }
 
     /// Whether it selects the endpoint by name.

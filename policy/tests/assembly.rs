@@ -307,3 +307,33 @@ fn one_document_in_two_files() {
         "a.yaml"
     );
 }
+
+/// `resolve` and our controller write selector and names anew with every version.
+#[test]
+fn the_selector_of_a_marked_version_always_counts() {
+    let spec = "  podSelector: {matchLabels: {app: web}}";
+    let named = format!("{spec}\n  podSelectorEndpoints: [{{name: x}}]");
+    let pod = pod_of("ns", "x", &[("app", "web")]);
+    let policy = |document: Arc<Document>| {
+        assemble([document], &Policies::new())
+            .policies
+            .into_values()
+            .next()
+            .unwrap()
+    };
+    let (with, without) = (
+        policy(part("a", Some((1, "1")), &named)),
+        policy(part("a", Some((1, "2")), spec)),
+    );
+    let mut facts = Facts::default();
+    for version in [&with, &without] {
+        facts.observe(version, std::slice::from_ref(&pod), |_| true);
+    }
+    assert!(without.selects(&pod, &facts));
+    // What an unmarked version has shown of a selector does not hold for the next writer.
+    let unmarked = policy(part("a", None, spec));
+    facts.observe(&unmarked, std::slice::from_ref(&pod), |_| true);
+    assert!(!unmarked.selects(&pod, &facts));
+    facts.observe(&without, std::slice::from_ref(&pod), |_| true);
+    assert!(without.selects(&pod, &facts));
+}
