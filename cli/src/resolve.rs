@@ -5,6 +5,7 @@
 //! keeps the documents that an earlier run made of it.
 
 mod folder;
+mod links;
 mod report;
 mod sources;
 mod watch;
@@ -53,7 +54,11 @@ fn resolve(context: &Context, options: &Resolve) -> Result<ExitCode, Error> {
             "--watch writes: give --output-dir, and no -o".into(),
         ));
     }
-    let mut sources = Sources::new(&options.filename, &options.namespace)?;
+    let mut sources = Sources::new(
+        &options.filename,
+        &options.namespace,
+        options.watch && !options.keep_going,
+    )?;
     if options.watch {
         return watch::run(options, &mut sources);
     }

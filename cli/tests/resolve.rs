@@ -763,6 +763,161 @@ fn watch_goes_on_where_it_may_not_write() {
     watch.until("the next change is taken", |_| out.exists());
 }
 
+/// A shell that redirects empties the file first, and an API that is down leaves it so.
+#[test]
+fn watch_keeps_what_an_emptied_cut_off_or_missing_input_gave() {
+    let desk = Desk::usual();
+    let out = desk.path("out").join(WEB_FILE);
+    let stays = || {
+        fs::read_to_string(&out)
+            .is_ok_and(|text| text.contains("10.0.0.2/32") && text.contains("name: web"))
+    };
+    let inputs = [
+        "-f",
+        "in/cluster.yaml",
+        "in/web.yaml",
+        "in/more",
+        "--output-dir",
+        "out",
+    ];
+    let cluster = desk.text("in/cluster.yaml");
+    desk.put("more/a.yaml", &policy("a", "{}"));
+    let mut watch = Watch::start(&desk, &inputs);
+    watch.until("the first pass", |_| stays());
+
+    // Another input's change shows that the pass was made.
+    let pass = |name: &str, watch: &mut Watch| {
+        desk.put(&format!("more/{name}.yaml"), &policy(name, "{}"));
+        let written = desk.path(&format!("out/shop_{name}_NetworkPolicy.yaml"));
+        watch.until("others go on", |_| written.exists());
+        assert!(stays(), "{name}");
+    };
+    desk.put("cluster.yaml", "");
+    watch.until("it is told", |stderr| {
+        stderr.contains("in/cluster.yaml: is empty") && stderr.contains("stays")
+    });
+    pass("b", &mut watch);
+    desk.put("cluster.yaml", "# nothing yet\n---\n");
+    pass("c", &mut watch);
+    let list = format!(
+        "apiVersion: v1\nitems:\n{}kind: List\n",
+        "- {apiVersion: v1, kind: Pod, metadata: {name: x}}\n"
+    );
+    desk.put("cluster.yaml", &list[..list.len() - 12]);
+    pass("d", &mut watch);
+    desk.take("cluster.yaml");
+    watch.until("it is told", |stderr| stderr.contains("No such file"));
+    pass("e", &mut watch);
+    desk.put("more/a.yaml", "");
+    pass("f", &mut watch);
+    assert!(desk.path("out/shop_a_NetworkPolicy.yaml").exists());
+
+    desk.put("cluster.yaml", &cluster.replace("10.0.0.2", "10.0.0.7"));
+    watch.until("what is whole again counts", |_| {
+        fs::read_to_string(&out).is_ok_and(|text| text.contains("10.0.0.7/32"))
+    });
+    desk.put("cluster.yaml", "{apiVersion: v1, kind: List, items: []}");
+    watch.until("an empty List is no accident", |_| {
+        fs::read_to_string(&out).is_ok_and(|text| !text.contains("10.0.0.7/32"))
+    });
+}
+
+#[test]
+fn a_named_input_that_is_empty_is_an_error() {
+    let desk = Desk::usual();
+    assert_eq!(desk.write(&[]).code, Some(0));
+    desk.put("cluster.yaml", "");
+    let words = [
+        "-f",
+        "in/cluster.yaml",
+        "in/web.yaml",
+        "--output-dir",
+        "out",
+    ];
+    let before = desk.text(&format!("out/{WEB_FILE}"));
+    let run = desk.run(&words);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("in/cluster.yaml: is empty"), "{run:?}");
+    assert_eq!(desk.text(&format!("out/{WEB_FILE}")), before);
+    let run = desk.run_with(&["-f", "-", "in/web.yaml", "--output-dir", "out"], "\n");
+    assert_eq!(run.code, Some(1), "{run:?}");
+}
+
+/// As git-sync has it: the folder that is named is a link's target, and the link is swapped elsewhere.
+#[test]
+fn watch_notices_a_link_that_is_swapped_outside_of_the_folder() {
+    use std::os::unix::fs::symlink;
+
+    let desk = Desk::usual();
+    for (revision, rule) in [("one", FROM_FRONT), ("two", "{}")] {
+        let folder = desk.path("git").join(revision).join("policies");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("web.yaml"), policy("web", rule)).unwrap();
+    }
+    desk.take("web.yaml");
+    symlink("one", desk.path("git/current")).unwrap();
+    symlink("../git/current/policies", desk.path("in/policies")).unwrap();
+    let out = desk.path("out").join(WEB_FILE);
+    let has = |part: &str| fs::read_to_string(&out).is_ok_and(|text| text.contains(part));
+    let mut watch = Watch::start(&desk, &["-f", "in", "--output-dir", "out"]);
+    watch.until("the first pass", |_| has("10.0.0.2/32"));
+    symlink("two", desk.path("git/new")).unwrap();
+    fs::rename(desk.path("git/new"), desk.path("git/current")).unwrap();
+    watch.until("the swap is taken at once", |_| has("0.0.0.0/0"));
+}
+
+#[test]
+fn the_longest_name_of_a_pod_does_not_stop_those_behind_it() {
+    let desk = Desk::usual();
+    let long = format!("a{}", ".b".repeat(126));
+    let pod = |name: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, uid: u-{}}}, spec: {{nodeName: n1}}}}",
+            name.len()
+        )
+    };
+    desk.put("long.yaml", &format!("{}\n---\n{}", pod(&long), pod("zz")));
+    desk.put("policy.yaml", &policy(&long, "{}"));
+    let run = desk.write(&["--workloads-dir", "wl", "--node", "n1"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let files = desk.files("wl");
+    assert_eq!(files.len(), 3, "{files:?}");
+    assert!(desk.path("wl/shop/zz.json").exists());
+    let short = files.iter().find(|name| name.contains('~')).unwrap();
+    let pod: Value = serde_json::from_str(&desk.text(&format!("wl/{short}"))).unwrap();
+    assert_eq!(pod["name"], long.as_str());
+    assert!(desk.files("out").iter().all(|name| name.len() <= 200));
+    assert!(
+        desk.files("out")
+            .iter()
+            .any(|name| name.starts_with("shop_a.b") && name.contains('~'))
+    );
+    // The same names again: nothing to do.
+    let run = desk.write(&["--workloads-dir", "wl", "--node", "n1"]);
+    assert!(run.stdout.contains("0 files changed"), "{run:?}");
+}
+
+#[test]
+fn rendered_charts_get_their_namespace_and_hosts_can_be_left_out() {
+    let desk = Desk::new(&[(
+        "all.yaml",
+        "{apiVersion: v1, kind: Pod, metadata: {name: h}, spec: {hostNetwork: true}, status: {podIP: 192.0.2.9}}\n---\n\
+         {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}}\n",
+    )]);
+    let run = desk.write(&["-n", "team"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let file = "out/team_p_NetworkPolicy.yaml";
+    assert!(desk.text(file).contains("192.0.2.9/32"));
+    assert!(
+        desk.text(file)
+            .contains("podgate.dev/host-network-peer: team/h")
+    );
+    let run = desk.write(&["-n", "team", "--host-network-peers=ignore"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(!desk.text(file).contains("192.0.2.9"));
+    assert_eq!(desk.write(&["-n", "Team"]).code, Some(1));
+}
+
 #[test]
 fn help_and_man_page_tell_of_it() {
     let desk = Desk::usual();

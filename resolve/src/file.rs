@@ -28,9 +28,10 @@ pub const MANAGED_BY_VALUE: &str = "resolve";
 /// Annotation: uid and metadata.generation of the policy that was resolved, `uid/generation`.
 pub const POLICY_GENERATION: &str = "podgate.dev/policy-generation";
 
-/// Namespace and policy in a file's name, at most: with kind and ending, and with what a temporary file adds, it stays below
-/// the 255 bytes of file systems.
-const LONGEST_STEM: usize = 180;
+/// The longest name of a file: with what a temporary file adds, it stays below the 255 bytes of file systems.
+const LONGEST_NAME: usize = 200;
+/// How much of a longer one stays readable.
+const KEPT_OF_LONG: usize = 120;
 
 /// Entries of each list of one document, at most.
 const CHUNK: usize = 200;
@@ -375,20 +376,18 @@ pub(super) fn policy_ref(key: &ObjectKey) -> PolicyRef {
 }
 
 /// The name of a policy's file: `<namespace>_<policy>_<kind>.yaml`; of a cluster-wide one `cluster_<policy>_<kind>.yaml`.
-/// Where that is longer than a file's name should be, a digest stands for the end of the policy's.
+/// Where that is longer than 200 bytes, it is the beginning, `~` and a digest, as everywhere in the store.
 pub fn file_name(key: &ObjectKey) -> String {
     let namespace = match key.namespace.as_str() {
         "" => "cluster",
         namespace => namespace,
     };
-    let kind = key.kind.name();
-    let mut stem = format!("{namespace}_{}", key.name);
-    if stem.len() > LONGEST_STEM {
-        let rest = digest(&[&stem], 10);
-        stem.truncate(LONGEST_STEM - rest.len() - 1);
-        stem = format!("{stem}-{rest}");
+    let name = format!("{namespace}_{}_{}.yaml", key.name, key.kind.name());
+    if name.len() <= LONGEST_NAME {
+        return name;
     }
-    format!("{stem}_{kind}.yaml")
+    let beginning: String = name.chars().take(KEPT_OF_LONG).collect();
+    format!("{beginning}~{}.yaml", digest(&[&name], 32))
 }
 
 /// Whether a file is one that `resolve` wrote: every document of it bears the mark.

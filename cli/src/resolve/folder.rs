@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use resolve::{self, Workload};
 use serde::Serialize;
 use similar::TextDiff;
+use state::Layout;
 use state::file::{self, Durability};
 
 use super::sources::Spared;
@@ -117,10 +118,13 @@ pub(super) fn workload(workload: &Workload) -> Result<(String, String), Error> {
         managed_by: resolve::MANAGED_BY_VALUE,
     };
     let text = serde_json::to_string_pretty(&file).map_err(|e| Error::Encode(e.to_string()))?;
-    Ok((
-        format!("{}/{}.json", workload.namespace, workload.name),
-        text + "\n",
-    ))
+    // As the store names it: what is longer than a file's name may be is shortened there.
+    let layout = Layout::new("");
+    let path = layout
+        .workload(&workload.namespace, &workload.name)
+        .map_err(state::Error::from)?;
+    let name = path.strip_prefix(layout.workloads()).unwrap_or(&path);
+    Ok((name.display().to_string(), text + "\n"))
 }
 
 fn counted(count: usize, one: &str, more: &str) -> String {
@@ -133,6 +137,8 @@ struct Change {
     before: Option<Vec<u8>>,
     /// `None` = the file goes.
     after: Option<String>,
+    /// It says that the documents of its namespace are all there.
+    is_workload: bool,
 }
 
 /// What is to do, in order: documents, then what no policy asks for any more, then workloads, which say that the documents
@@ -154,7 +160,7 @@ impl Plan {
         self.policies = wanted.len();
         for (name, text) in wanted {
             let there = folder.files.remove(&name);
-            self.write(&folder.path, &name, text, there)?;
+            self.write(&folder.path, &name, text, there, false)?;
         }
         let kept: Vec<String> = spared.keys.iter().map(resolve::file_name).collect();
         for (name, there) in folder.files {
@@ -174,7 +180,7 @@ impl Plan {
     ) -> Result<(), Error> {
         for (name, text) in wanted {
             let there = folder.files.remove(&name);
-            self.write(&folder.path, &name, text, there)?;
+            self.write(&folder.path, &name, text, there, true)?;
         }
         for (name, there) in folder.files {
             // A pod whose manifest is broken is not gone.
@@ -191,6 +197,7 @@ impl Plan {
         name: &str,
         text: String,
         there: Option<There>,
+        is_workload: bool,
     ) -> Result<(), Error> {
         if there.as_ref().is_some_and(|there| !there.ours) {
             return Err(Error::Asked(format!(
@@ -204,6 +211,7 @@ impl Plan {
                 path: folder.join(name),
                 before,
                 after: Some(text),
+                is_workload,
             });
         }
         Ok(())
@@ -214,6 +222,7 @@ impl Plan {
             path: folder.join(name),
             before: Some(there.text),
             after: None,
+            is_workload: false,
         });
     }
 
@@ -222,26 +231,33 @@ impl Plan {
         self.changes.is_empty()
     }
 
-    /// Does it, and says what was done.
+    /// Does it, and says what was done. A file that cannot be written does not end it for the others; but where a document
+    /// could not be, no workload is, which would say that it was.
     pub(super) fn carry_out(&self) -> Result<(), Error> {
         let mut lines = String::new();
+        let mut failed = None;
+        let mut held_back = false;
         for change in &self.changes {
+            if change.is_workload && held_back {
+                continue;
+            }
             let path = &change.path;
-            let done = match (&change.before, &change.after) {
-                (_, None) => {
-                    file::remove(path, Durability::Durable)?;
-                    "removed"
-                }
-                (before, Some(text)) => {
-                    file::replace(path, text.as_bytes(), Durability::Durable)?;
-                    if before.is_some() {
-                        "changed"
-                    } else {
-                        "created"
-                    }
-                }
+            let done = match &change.after {
+                None => file::remove(path, Durability::Durable).map(|_| "removed"),
+                Some(text) => file::replace(path, text.as_bytes(), Durability::Durable)
+                    .map(|()| change.before.as_ref().map_or("created", |_| "changed")),
             };
-            lines.push_str(&format!("{done} {}\n", path.display()));
+            match done {
+                Ok(done) => lines.push_str(&format!("{done} {}\n", path.display())),
+                Err(error) => {
+                    held_back |= !change.is_workload;
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = failed {
+            output::text(&lines)?;
+            return Err(error.into());
         }
         lines.push_str(&format!(
             "{}, {} changed\n",

@@ -20,6 +20,9 @@ impl Told {
         for why in &input.unreadable {
             lines.push(format!("error: {why}"));
         }
+        for why in &input.held {
+            lines.push(format!("error: {why}"));
+        }
         for (file, error) in input.errors() {
             lines.push(format!("error: {file}: {error}"));
         }

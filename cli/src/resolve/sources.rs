@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use policy::documents::split;
 use resolve::manifest::{self, Item, ManifestError};
 use resolve::{Object, ObjectKey};
 
@@ -19,7 +20,21 @@ pub(super) struct Sources {
     named: Vec<PathBuf>,
     namespace: String,
     stdin: Option<Vec<u8>>,
-    cache: BTreeMap<PathBuf, (Stamp, Parsed)>,
+    /// A file that holds an error counts as broken as a whole: it gives what it gave before.
+    whole_files: bool,
+    cache: BTreeMap<PathBuf, Known>,
+}
+
+/// What is known of a file.
+struct Known {
+    /// The version that was read last.
+    stamp: Stamp,
+    /// Of the names given, the one that it was found by.
+    name: PathBuf,
+    /// What it holds, as of its last version that is not broken.
+    items: Parsed,
+    /// Why its present version is not used.
+    faults: Vec<String>,
 }
 
 /// What tells one version of a file from another.
@@ -32,6 +47,14 @@ struct Stamp {
 }
 
 impl Stamp {
+    /// That of no file.
+    const NONE: Self = Self {
+        inode: 0,
+        size: 0,
+        modified: (0, 0),
+        changed: (0, 0),
+    };
+
     fn of(metadata: &fs::Metadata) -> Self {
         Self {
             inode: metadata.ino(),
@@ -59,11 +82,17 @@ pub(super) struct Input {
     pub(super) files: Vec<File>,
     /// What could not be read at all.
     pub(super) unreadable: Vec<String>,
+    /// What is broken now, and gives what it gave before.
+    pub(super) held: Vec<String>,
 }
 
 impl Sources {
     /// Looks at the names given; `-` is read here, once.
-    pub(super) fn new(names: &[PathBuf], namespace: &str) -> Result<Self, Error> {
+    pub(super) fn new(
+        names: &[PathBuf],
+        namespace: &str,
+        whole_files: bool,
+    ) -> Result<Self, Error> {
         if !manifest::is_namespace(namespace) {
             return Err(Error::Asked(format!(
                 "--namespace {namespace:?}: expected a name of lower case letters, digits and `-`"
@@ -81,6 +110,7 @@ impl Sources {
             named: names.to_vec(),
             namespace: namespace.to_owned(),
             stdin,
+            whole_files,
             cache: BTreeMap::new(),
         })
     }
@@ -90,14 +120,20 @@ impl Sources {
         &self.named
     }
 
-    /// Reads everything; what has not changed since the last time is not read again.
+    /// Reads everything; what has not changed since the last time is not read again. A file that was good and is empty,
+    /// cut off or unreadable now, or a name given that is gone, gives what it gave before: a shell that redirects into a
+    /// file empties it first.
     pub(super) fn read(&mut self) -> Input {
         let mut input = Input::default();
         let mut before = std::mem::take(&mut self.cache);
-        for name in &self.named {
+        for name in &self.named.clone() {
             if is_stdin(name) {
-                let items =
-                    manifest::read_in(self.stdin.as_deref().unwrap_or_default(), &self.namespace);
+                let bytes = self.stdin.as_deref().unwrap_or_default();
+                if is_blank(bytes) {
+                    let why = format!("standard input: {BLANK}");
+                    input.unreadable.push(why);
+                }
+                let items = manifest::read_in(bytes, &self.namespace);
                 input.files.push(File {
                     name: "standard input".into(),
                     items: items.into(),
@@ -106,45 +142,100 @@ impl Sources {
             }
             let mut paths = Vec::new();
             if let Err(why) = walk(name, 0, true, &mut paths) {
-                input.unreadable.push(why);
+                let known = before.iter().filter(|(_, known)| known.name == *name);
+                let gone: Vec<PathBuf> = known.map(|(path, _)| path.clone()).collect();
+                match gone.is_empty() {
+                    true => input.unreadable.push(why),
+                    false => input.held.push(format!("{why}: {HELD}")),
+                }
+                paths.extend(gone);
             }
             for path in paths {
                 // Named twice, by itself and by its folder, say: read once.
                 if self.cache.contains_key(&path) {
                     continue;
                 }
-                match load(&path, &self.namespace, before.remove(&path)) {
-                    Ok((stamp, items)) => {
+                let old = before.remove(&path);
+                match self.load(&path, name, old) {
+                    Ok(known) => {
+                        let shown = path.display().to_string();
+                        let faults = known.faults.iter();
+                        input
+                            .held
+                            .extend(faults.map(|why| format!("{shown}: {why}")));
                         input.files.push(File {
-                            name: path.display().to_string(),
-                            items: items.clone(),
+                            name: shown,
+                            items: known.items.clone(),
                         });
-                        self.cache.insert(path, (stamp, items));
+                        self.cache.insert(path, known);
                     }
-                    Err(error) => input
-                        .unreadable
-                        .push(format!("{}: {error}", path.display())),
+                    Err(why) => input.unreadable.push(format!("{}: {why}", path.display())),
                 }
             }
         }
         input
     }
+
+    /// One file, as it is or as it was.
+    fn load(&self, path: &Path, name: &Path, old: Option<Known>) -> Result<Known, String> {
+        let read = fs::metadata(path).and_then(|metadata| {
+            let stamp = Stamp::of(&metadata);
+            match &old {
+                Some(old) if old.stamp == stamp => Ok((stamp, None)),
+                _ => Ok((stamp, Some(fs::read(path)?))),
+            }
+        });
+        let (old, error) = match (read, old) {
+            (Ok((_, None)), Some(old)) => return Ok(old),
+            (Ok((stamp, bytes)), old) => {
+                let bytes = bytes.unwrap_or_default();
+                let items: Parsed = manifest::read_in(&bytes, &self.namespace).into();
+                let mut faults = Vec::new();
+                if let Some(old) = &old {
+                    if is_blank(&bytes) && !old.items.is_empty() {
+                        faults.push(format!("{BLANK}: {HELD}"));
+                    } else if self.whole_files && old.items.iter().all(Result::is_ok) {
+                        let errors = items.iter().filter_map(|item| item.as_ref().err());
+                        faults.extend(errors.map(ToString::to_string));
+                    }
+                } else if path == name && is_blank(&bytes) {
+                    return Err(BLANK.to_owned());
+                }
+                let items = match old {
+                    Some(old) if !faults.is_empty() => old.items,
+                    _ => items,
+                };
+                return Ok(Known {
+                    stamp,
+                    name: name.to_owned(),
+                    items,
+                    faults,
+                });
+            }
+            (Err(error), Some(old)) => (old, error),
+            (Err(error), None) => return Err(error.to_string()),
+        };
+        // It cannot be read: what it gave stays, and it is read again whatever its stamp says.
+        Ok(Known {
+            stamp: Stamp::NONE,
+            faults: vec![format!("{error}: {HELD}")],
+            ..old
+        })
+    }
+}
+
+/// What a file without any document is told to be.
+const BLANK: &str = "is empty (write an empty List where nothing is meant)";
+/// What becomes of what was good.
+const HELD: &str = "what it gave before stays";
+
+/// No document at all, not even an empty List.
+fn is_blank(bytes: &[u8]) -> bool {
+    split::documents(&String::from_utf8_lossy(bytes)).is_empty()
 }
 
 fn is_stdin(name: &Path) -> bool {
     name == Path::new("-")
-}
-
-fn load(
-    path: &Path,
-    namespace: &str,
-    before: Option<(Stamp, Parsed)>,
-) -> std::io::Result<(Stamp, Parsed)> {
-    let stamp = Stamp::of(&fs::metadata(path)?);
-    match before {
-        Some((then, items)) if then == stamp => Ok((stamp, items)),
-        _ => Ok((stamp, manifest::read_in(&fs::read(path)?, namespace).into())),
-    }
 }
 
 /// The files of a name: itself, or what a folder has with an extension of manifests, by name, folders in folders too. What

@@ -3,7 +3,8 @@
 //! inotify(7) only wakes; what changed is seen by looking at the files again. So nothing that it tells, or fails to tell, can be
 //! wrong about more than the moment: a pass is made every minute anyway.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags as Mask, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags as Mask, InitFlags, Inotify, WatchDescriptor};
 
 use super::Resolver;
+use super::links::{self, Names};
 use super::sources::{Input, Sources};
 use crate::args::Resolve;
 use crate::error::Error;
@@ -22,6 +24,8 @@ use crate::error::Error;
 const QUIET: Duration = Duration::from_millis(50);
 /// But at the latest after so long.
 const AT_LATEST: Duration = Duration::from_secs(1);
+/// A link back up must not go on for ever.
+const MAX_COMPONENTS: usize = 64;
 /// A pass without any event.
 const ANYWAY: Duration = Duration::from_secs(60);
 
@@ -32,10 +36,10 @@ pub(super) fn run(options: &Resolve, sources: &mut Sources) -> Result<ExitCode, 
         ));
     }
     let mut resolver = Resolver::new(options);
-    let mut eyes = Eyes::open()?;
+    let mut watcher = Watcher::open()?;
     loop {
         // Watched first, then looked at: nothing falls between.
-        eyes.watch(sources.named())?;
+        watcher.watch(sources.named())?;
         let input = sources.read();
         // What is broken was told; what is in force stays until it is mended.
         if resolver.take(&input)
@@ -43,7 +47,7 @@ pub(super) fn run(options: &Resolve, sources: &mut Sources) -> Result<ExitCode, 
         {
             eprintln!("podgatectl: {error}");
         }
-        eyes.wait()?;
+        watcher.wait()?;
     }
 }
 
@@ -56,30 +60,30 @@ fn write(resolver: &Resolver, options: &Resolve, input: &Input) -> Result<(), Er
 }
 
 /// What wakes.
-struct Eyes {
+struct Watcher {
     inotify: Inotify,
-    folders: BTreeSet<PathBuf>,
+    /// Of folders that are only on the way: the names that matter. Of others everything does.
+    names: HashMap<WatchDescriptor, Option<Vec<OsString>>>,
 }
 
-impl Eyes {
+impl Watcher {
     fn open() -> Result<Self, Error> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
             .map_err(|errno| Error::Asked(format!("watch: {errno}")))?;
         Ok(Self {
             inotify,
-            folders: BTreeSet::new(),
+            names: HashMap::new(),
         })
     }
 
-    /// Watches the folders of the files named (editors rename), and all inside the folders named.
+    /// Watches all inside the folders named, and every name on the way to a file or folder, through links too: editors
+    /// rename, and git-sync swaps a link that stands elsewhere.
     fn watch(&mut self, named: &[PathBuf]) -> Result<(), Error> {
         let mut folders = BTreeSet::new();
+        let mut ways = Names::new();
         for path in named {
-            let parent = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            folders.insert(parent.unwrap_or(Path::new(".")).to_owned());
-            inside(path, &mut folders);
+            links::follow(path, &mut ways);
+            inside(path, &mut folders, &mut ways);
         }
         let mask = Mask::IN_CLOSE_WRITE
             | Mask::IN_CREATE
@@ -88,30 +92,57 @@ impl Eyes {
             | Mask::IN_MOVED_TO
             | Mask::IN_ATTRIB
             | Mask::IN_ONLYDIR;
-        for folder in &folders {
-            // A folder made anew under its name needs a new watch; the same one again is only renewed.
-            match self.inotify.add_watch(folder, mask) {
-                Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+        let ways = ways
+            .into_iter()
+            .map(|(folder, names)| (folder, Some(names)));
+        let all = folders.into_iter().map(|folder| (folder, None));
+        let mut watched = HashMap::new();
+        for (folder, names) in ways.chain(all) {
+            // A folder made anew under its name needs a new watch; the same one again is only renewed. Those on the way
+            // may be closed to us.
+            match self.inotify.add_watch(&folder, mask) {
+                Ok(descriptor) => {
+                    let entry = watched
+                        .entry(descriptor)
+                        .or_insert_with(|| Some(Vec::new()));
+                    match (entry, names) {
+                        (Some(own), Some(names)) => own.extend(names),
+                        (entry, None) => *entry = None,
+                        (None, _) => {}
+                    }
+                }
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {}
                 Err(errno) => {
                     return Err(Error::Asked(format!("watch {}: {errno}", folder.display())));
                 }
             }
         }
-        self.folders = folders;
+        for gone in self.names.keys().filter(|old| !watched.contains_key(old)) {
+            // Its folder may be gone, and the watch with it.
+            let _ = self.inotify.rm_watch(*gone);
+        }
+        self.names = watched;
         Ok(())
     }
 
     /// Waits for a change, and for its end.
     fn wait(&self) -> Result<(), Error> {
-        if !self.woken(ANYWAY)? {
-            return Ok(());
+        let begin = Instant::now();
+        loop {
+            let left = ANYWAY.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            if self.woken(left)? {
+                break;
+            }
         }
         let begin = Instant::now();
         while begin.elapsed() < AT_LATEST && self.woken(QUIET)? {}
         Ok(())
     }
 
-    /// Whether anything came within `bound`; what came is thrown away.
+    /// Whether anything that matters came within `bound`.
     fn woken(&self, bound: Duration) -> Result<bool, Error> {
         let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
         let told = |errno: Errno| Error::Asked(format!("watch: {errno}"));
@@ -123,10 +154,19 @@ impl Eyes {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(told(errno)),
         }
+        let mut matters = false;
         loop {
             match self.inotify.read_events() {
-                Ok(_) => {}
-                Err(Errno::EAGAIN) => return Ok(true),
+                Ok(events) => {
+                    matters |= events.iter().any(|event| {
+                        match (self.names.get(&event.wd), &event.name) {
+                            (Some(Some(names)), Some(name)) => names.contains(name),
+                            // Everything in a folder named; the folder itself; events that were lost.
+                            _ => true,
+                        }
+                    });
+                }
+                Err(Errno::EAGAIN) => return Ok(matters),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(told(errno)),
             }
@@ -134,8 +174,8 @@ impl Eyes {
     }
 }
 
-/// A folder and those in it.
-fn inside(path: &Path, folders: &mut BTreeSet<PathBuf>) {
+/// A folder and those in it; and of links in them the way to what they stand for.
+fn inside(path: &Path, folders: &mut BTreeSet<PathBuf>, ways: &mut Names) {
     let Ok(entries) = std::fs::read_dir(path) else {
         return;
     };
@@ -143,9 +183,15 @@ fn inside(path: &Path, folders: &mut BTreeSet<PathBuf>) {
         return;
     }
     for entry in entries.flatten() {
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if !hidden && entry.path().is_dir() {
-            inside(&entry.path(), folders);
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            links::follow(&path, ways);
+        }
+        if path.is_dir() && path.components().count() < MAX_COMPONENTS {
+            inside(&path, folders, ways);
         }
     }
 }
