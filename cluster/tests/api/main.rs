@@ -2,5 +2,7 @@
 //!
 //! scripts/kube.sh builds the API server; etcd, openssl and kubectl are the machine's.
 
+mod failures;
+mod manifests;
 mod policies;
 mod support;

@@ -39,7 +39,7 @@ fn a_policys_life() {
     api.node(NODE, "192.0.2.1");
     api.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
     api.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: elsewhere}\n");
-    let controller = Program::controller(&api, &api.admin(), "controller");
+    let controller = Program::controller(&api, &api.admin(), &[]);
     let sync = Program::sync(&api, &api.admin(), NODE, &store, &[]);
     controller.wait_ready();
     sync.wait_ready();
@@ -149,7 +149,7 @@ fn a_policys_life() {
     let pods = fingerprint(&store.join("workloads"));
     assert!(controller.process.terminate().success());
     assert!(sync.process.terminate().success());
-    let controller = Program::controller(&api, &api.admin(), "controller");
+    let controller = Program::controller(&api, &api.admin(), &[]);
     let sync = Program::sync(&api, &api.admin(), NODE, &store, &[]);
     controller.wait_ready();
     sync.wait_ready();

@@ -49,7 +49,13 @@ pub struct Api {
     _apiserver: Process,
 }
 
-const USERS: [(&str, &str); 2] = [("admin", "system:masters"), ("narrow", "")];
+/// Name and group.
+const USERS: [(&str, &str); 4] = [
+    ("admin", "system:masters"),
+    ("narrow", ""),
+    ("controller", ""),
+    ("node", ""),
+];
 
 impl Api {
     pub fn start() -> Self {
@@ -266,15 +272,13 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn controller(api: &Api, kubeconfig: &Path, name: &str) -> Self {
-        let (health, metrics) = (free_port(), free_port());
+    pub fn controller(api: &Api, kubeconfig: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_podgate-controller"));
-        command.arg("--kubeconfig").arg(kubeconfig);
-        Self::start(api, name, command, health, metrics)
+        command.arg("--kubeconfig").arg(kubeconfig).args(more);
+        Self::start(api, "controller", command, more)
     }
 
     pub fn sync(api: &Api, kubeconfig: &Path, node: &str, store: &Path, more: &[&str]) -> Self {
-        let (health, metrics) = (free_port(), free_port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_podgate-sync"));
         command
             .arg("--kubeconfig")
@@ -283,12 +287,15 @@ impl Program {
             .arg("--state-dir")
             .arg(store)
             .args(more);
-        Self::start(api, &format!("sync-{node}"), command, health, metrics)
+        Self::start(api, &format!("sync-{node}"), command, more)
     }
 
-    fn start(api: &Api, name: &str, mut command: Command, health: u16, metrics: u16) -> Self {
+    fn start(api: &Api, name: &str, mut command: Command, more: &[&str]) -> Self {
+        let (health, metrics) = (free_port(), free_port());
         command.args(["--health-probe-bind-addr", &format!("127.0.0.1:{health}")]);
-        command.args(["--metrics-bind-addr", &format!("127.0.0.1:{metrics}")]);
+        if !more.contains(&"--metrics-bind-addr") {
+            command.args(["--metrics-bind-addr", &format!("127.0.0.1:{metrics}")]);
+        }
         Self {
             process: Process::start(api.dir.path(), name, &mut command),
             health,
