@@ -188,6 +188,9 @@ pub(crate) struct Wait {
     /// End with 3 if any document has a condition that keeps it from being applied
     #[arg(long)]
     pub(crate) strict: bool,
+    /// First wait until podgate-sync has brought what the Kubernetes API says
+    #[arg(long)]
+    pub(crate) synced: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -267,6 +270,12 @@ pub(crate) struct Install {
         hide_env_values = true
     )]
     pub(crate) mode: Option<ModeArg>,
+    /// Who fills the store, written to node.json
+    #[arg(long, value_enum)]
+    pub(crate) source: Option<SourceArg>,
+    /// The node's name in the cluster, written to node.json
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
     /// Insert into the list that is there, also into Amazon's
     #[arg(long, conflicts_with = "rendered")]
     pub(crate) in_place: bool,
@@ -288,6 +297,24 @@ pub(crate) struct Install {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Who fills the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SourceArg {
+    /// podgate-sync, from the Kubernetes API: a pod that it has not told of yet waits
+    Cluster,
+    /// People and `resolve`
+    Files,
+}
+
+impl From<SourceArg> for state::Source {
+    fn from(source: SourceArg) -> Self {
+        match source {
+            SourceArg::Cluster => Self::Cluster,
+            SourceArg::Files => Self::Files,
+        }
+    }
 }
 
 /// What becomes of running pods.

@@ -175,20 +175,32 @@ fn programs(options: &Install) -> Result<(), Error> {
 
 /// `NETWORK_POLICY_ENFORCING_MODE` of a DaemonSet never reaches a plugin: the installer writes it down.
 fn node_config(context: &Context, options: &Install) -> Result<(), Error> {
-    let Some(mode) = options.mode else {
+    let mut keys = Vec::new();
+    keys.extend(options.mode.map(|_| "networkPolicyEnforcingMode"));
+    keys.extend(options.source.map(|_| "source"));
+    keys.extend(options.node_name.as_ref().map(|_| "nodeName"));
+    if keys.is_empty() {
         return Ok(());
-    };
-    let mode = mode.into();
+    }
     if !options.dry_run {
         let store = Store::create(&context.state_dir)?;
         let _locked = store.lock(LOCK_TIMEOUT)?;
         let mut node = store.node_config()?;
-        node.enforcing_mode = Some(mode);
+        if let Some(mode) = options.mode {
+            node.enforcing_mode = Some(mode.into());
+        }
+        if let Some(source) = options.source {
+            node.source = source.into();
+        }
+        if let Some(name) = &options.node_name {
+            node.node_name = Some(name.clone());
+        }
         store.write_node_config(&node)?;
     }
     println!(
-        "node.json: {} networkPolicyEnforcingMode",
-        done("written", options.dry_run)
+        "node.json: {} {}",
+        done("written", options.dry_run),
+        keys.join(", ")
     );
     Ok(())
 }

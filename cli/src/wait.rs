@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use policy::documents::Condition;
 use published::status::{Companion, Documents};
-use serde::Serialize;
-use state::StoreFingerprint;
+use serde::{Deserialize, Serialize};
+use state::{Store, StoreFingerprint};
 
 use crate::args::Wait;
 use crate::context::Context;
@@ -31,9 +31,57 @@ struct Report {
     not_applied: Vec<String>,
 }
 
+/// What podgate-sync says of itself in `status/sync.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sync {
+    synced: bool,
+    behind_seconds: u64,
+    pods_waiting: usize,
+}
+
+impl Sync {
+    /// What is still missing.
+    fn missing(&self) -> Option<String> {
+        if !self.synced {
+            return Some("the initial lists are not in the store".into());
+        }
+        if self.behind_seconds > 0 {
+            return Some(format!(
+                "no contact with the API for {} s",
+                self.behind_seconds
+            ));
+        }
+        (self.pods_waiting > 0)
+            .then(|| format!("{} pods wait for their documents", self.pods_waiting))
+    }
+}
+
+/// Waits until the store holds what the API says; why it does not.
+fn synced(store: &Store, until: Instant) -> Result<Result<(), String>, Error> {
+    loop {
+        let why = match store.read_status::<Sync>("sync")? {
+            _ if !store.sync_alive() => Some("no podgate-sync fills the store".to_owned()),
+            None => Some("podgate-sync has said nothing yet".to_owned()),
+            Some(sync) => sync.missing(),
+        };
+        match why {
+            None => return Ok(Ok(())),
+            Some(why) if Instant::now() >= until => return Ok(Err(why)),
+            Some(_) => sleep(LOOK),
+        }
+    }
+}
+
 pub(crate) fn run(context: &Context, options: &Wait) -> Result<ExitCode, Error> {
     let store = context.store()?;
     let begin = Instant::now();
+    if options.synced
+        && let Err(why) = synced(&store, begin + options.timeout)?
+    {
+        eprintln!("podgatectl: not synced within {:?}: {why}", options.timeout);
+        return Ok(ExitCode::FAILURE);
+    }
     let at = state::clock::monotonic_ns();
     let fingerprint = StoreFingerprint::take(&store)?;
     let mut seen_alive = false;

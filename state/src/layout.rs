@@ -70,6 +70,12 @@ impl Layout {
         self.root.join("podgated.lock")
     }
 
+    /// The lock of podgate-sync, held as long as it lives.
+    #[must_use]
+    pub fn sync_lock(&self) -> PathBuf {
+        self.root.join("sync.lock")
+    }
+
     /// `node.json`.
     #[must_use]
     pub fn node(&self) -> PathBuf {

@@ -89,9 +89,9 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// The companion's sign of life: held until dropped.
+/// The companion's sign of life, or podgate-sync's: held until dropped.
 #[derive(Debug)]
-#[must_use = "the companion counts as away once this is dropped"]
+#[must_use = "the program counts as away once this is dropped"]
 pub struct CompanionLock {
     file: File,
 }
@@ -121,20 +121,22 @@ impl Store {
         Ok(CompanionLock { file })
     }
 
+    /// Become this store's podgate-sync. The error names who is.
+    pub fn sync_lock(&self) -> Result<CompanionLock, Error> {
+        let file = acquire(&self.layout().sync_lock(), PROBE_GRACE)?;
+        Ok(CompanionLock { file })
+    }
+
     /// Whether a companion lives. A lock that cannot be looked at counts as none.
     #[must_use]
     pub fn companion_alive(&self) -> bool {
-        let Ok(file) = File::open(self.layout().companion_lock()) else {
-            return false;
-        };
-        // Shared, so that two who ask do not see each other.
-        match fs2::FileExt::try_lock_shared(&file) {
-            Ok(()) => {
-                let _ = fs2::FileExt::unlock(&file);
-                false
-            }
-            Err(error) => is_contended(&error),
-        }
+        is_held(&self.layout().companion_lock())
+    }
+
+    /// Whether a podgate-sync fills this store. A lock that cannot be looked at counts as none.
+    #[must_use]
+    pub fn sync_alive(&self) -> bool {
+        is_held(&self.layout().sync_lock())
     }
 
     /// Who holds the node's lock.
@@ -147,6 +149,21 @@ impl Store {
     #[must_use]
     pub fn companion_holder(&self) -> Holder {
         holder(&self.layout().companion_lock())
+    }
+}
+
+/// Whether some process holds a lock.
+fn is_held(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    // Shared, so that two who ask do not see each other.
+    match fs2::FileExt::try_lock_shared(&file) {
+        Ok(()) => {
+            let _ = fs2::FileExt::unlock(&file);
+            false
+        }
+        Err(error) => is_contended(&error),
     }
 }
 

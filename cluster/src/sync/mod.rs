@@ -4,7 +4,6 @@
 //! then workloads, then what it says of itself.
 
 mod documents;
-mod lock;
 mod mirror;
 mod namespaces;
 mod report;
@@ -32,8 +31,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// Why sync cannot run at all.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error(transparent)]
-    Lock(#[from] lock::Error),
+    #[error("another podgate-sync runs on this store; stop it, or give another --state-dir: {0}")]
+    Lock(#[from] state::lock::Error),
     #[error("open the store {}: {source}; give --state-dir, or create it with podgatectl install", path.display())]
     Store { path: PathBuf, source: state::Error },
 }
@@ -47,7 +46,7 @@ pub(crate) async fn run(args: SyncArgs, stop: impl Future<Output = ()>) -> Resul
         () = &mut stop => return Ok(()),
     };
     // Held until the end.
-    let _lock = lock::take(&store)?;
+    let _lock = store.sync_lock()?;
     let written = Written::read(store).map_err(|source| Error::Store {
         path: args.state_dir.clone(),
         source,

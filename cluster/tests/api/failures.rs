@@ -26,8 +26,30 @@ fn the_api_goes_away_and_comes_back() {
     api.pod("default", "first", "node1", "{app: web}");
     eventually("the pod is known", || json_file(&workload(&store, "first")));
     let policies = fingerprint(&store.join("policies"));
-    let pods = fingerprint(&store.join("workloads"));
     assert!(!policies.is_empty());
+
+    // Forty pods of another node: nothing of them reaches this one.
+    let pods_elsewhere: String = (0..40)
+        .map(|number| {
+            format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: far-{number}, namespace: elsewhere, labels: {{app: web}}}}\n\
+                 spec: {{nodeName: node2, containers: [{{name: c, image: none}}]}}\n"
+            )
+        })
+        .collect();
+    api.kubectl(&["create", "namespace", "elsewhere"]);
+    let before = way.received();
+    api.apply(&pods_elsewhere);
+    api.kubectl(&["label", "pod", "first", "seen=yes"]);
+    eventually("a later change of a pod of this node", || {
+        (json_file(&workload(&store, "first"))?["labels"]["seen"] == "yes").then_some(())
+    });
+    let received = way.received() - before;
+    assert!(
+        received < 10_000,
+        "{received} bytes for pods of another node"
+    );
+    let pods = fingerprint(&store.join("workloads"));
 
     way.cut();
     let status = |store: &Path| json_file(&store.join("status/sync.json"));

@@ -100,7 +100,10 @@ impl Api {
                 )])
                 .args(["--service-account-issuer=https://kubernetes.default.svc"])
                 .args([&format!("--token-auth-file={}", path("tokens.csv"))])
-                .args(["--service-cluster-ip-range=10.96.0.0/16"])
+                .args([
+                    "--service-cluster-ip-range=10.96.0.0/16",
+                    "--allow-privileged",
+                ])
                 .args(["--disable-admission-plugins=ServiceAccount"]),
         );
         let api = Self {
