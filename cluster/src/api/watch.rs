@@ -141,15 +141,17 @@ pub(crate) async fn follow<T: Clone>(
                 Err(Error::NotServed { .. }) if follower.query.resource.is_optional() => {
                     let first = missing_since.is_none() && !ever_served;
                     let since = *missing_since.get_or_insert_with(Instant::now);
+                    // That it is not served is an answer, too.
+                    let mut update = Update::Bookmark(String::new());
                     if served_before && (first || since.elapsed() > SURELY_GONE) {
-                        let nothing = Update::Listed {
+                        served_before = false;
+                        update = Update::Listed {
                             items: Vec::new(),
                             version: String::new(),
                         };
-                        if send(&out, &token, nothing).await {
-                            return;
-                        }
-                        served_before = false;
+                    }
+                    if send(&out, &token, update).await {
+                        return;
                     }
                     tokio::time::sleep(NOT_SERVED).await;
                 }
