@@ -218,7 +218,7 @@ impl Follower {
         format!("{list}?{parameters}{fields}")
     }
 
-    fn malformed(&self, verb: Verb, message: impl ToString) -> Error {
+    fn malformed(&self, verb: Verb, message: &dyn std::error::Error) -> Error {
         Error::Malformed {
             verb,
             resource: self.query.resource,
@@ -255,7 +255,7 @@ impl Follower {
                 Ok(text) => text,
             };
             let list: List<'_> =
-                serde_json::from_str(&text).map_err(|error| self.malformed(Verb::List, error))?;
+                serde_json::from_str(&text).map_err(|error| self.malformed(Verb::List, &error))?;
             for item in list.items.unwrap_or_default() {
                 items.push(self.raw(Verb::List, item.get())?);
             }
@@ -268,7 +268,7 @@ impl Follower {
 
     fn raw(&self, verb: Verb, json: &str) -> Result<Raw, Error> {
         let object: WithMeta =
-            serde_json::from_str(json).map_err(|error| self.malformed(verb, error))?;
+            serde_json::from_str(json).map_err(|error| self.malformed(verb, &error))?;
         Ok(Raw {
             meta: object.metadata,
             json: json.into(),
@@ -293,7 +293,7 @@ impl Follower {
             .uri(path)
             .header(header::ACCEPT, accept)
             .body(Vec::new())
-            .map_err(|error| Ended::Failed(self.malformed(Verb::Watch, error)))?;
+            .map_err(|error| Ended::Failed(self.malformed(Verb::Watch, &error)))?;
         let client = self.access.client().await.map_err(Ended::Failed)?;
         let stream = client.request_stream(request).await.map_err(|error| {
             let error = Error::of_kube(Verb::Watch, resource, "", &error);
@@ -330,7 +330,7 @@ impl Follower {
     /// One line of a watch.
     fn take(&self, line: &str, version: &mut String) -> Result<Update, Error> {
         let line: Line<'_> =
-            serde_json::from_str(line).map_err(|error| self.malformed(Verb::Watch, error))?;
+            serde_json::from_str(line).map_err(|error| self.malformed(Verb::Watch, &error))?;
         if line.kind == "ERROR" {
             let status: StatusObject = serde_json::from_str(line.object.get()).unwrap_or_default();
             return Err(Error::of_status(

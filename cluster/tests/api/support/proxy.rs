@@ -47,7 +47,7 @@ impl Proxy {
                 );
                 std::thread::spawn(move || copy(client, server, None));
                 let received = Arc::clone(&received);
-                std::thread::spawn(move || copy(s, c, Some(received)));
+                std::thread::spawn(move || copy(s, c, Some(&received)));
             }
         });
         proxy
@@ -70,13 +70,13 @@ impl Proxy {
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, count: Option<Arc<AtomicU64>>) {
+fn copy(mut from: TcpStream, mut to: TcpStream, count: Option<&AtomicU64>) {
     let mut buffer = [0; 16384];
     while let Ok(read) = from.read(&mut buffer) {
         if read == 0 || to.write_all(&buffer[..read]).is_err() {
             break;
         }
-        if let Some(count) = &count {
+        if let Some(count) = count {
             count.fetch_add(read as u64, Ordering::SeqCst);
         }
     }
