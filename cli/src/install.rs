@@ -184,18 +184,18 @@ fn node_config(context: &Context, options: &Install) -> Result<(), Error> {
     }
     if !options.dry_run {
         let store = Store::create(&context.state_dir)?;
-        let _locked = store.lock(LOCK_TIMEOUT)?;
-        let mut node = store.node_config()?;
-        if let Some(mode) = options.mode {
-            node.enforcing_mode = Some(mode.into());
-        }
-        if let Some(source) = options.source {
-            node.source = source.into();
-        }
-        if let Some(name) = &options.node_name {
-            node.node_name = Some(name.clone());
-        }
-        store.write_node_config(&node)?;
+        let locked = store.lock(LOCK_TIMEOUT)?;
+        locked.update_node_config(|node| {
+            if let Some(mode) = options.mode {
+                node.enforcing_mode = Some(mode.into());
+            }
+            if let Some(source) = options.source {
+                node.source = source.into();
+            }
+            if let Some(name) = &options.node_name {
+                node.node_name = Some(name.clone());
+            }
+        })?;
     }
     println!(
         "node.json: {} {}",

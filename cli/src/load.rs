@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use enforcer::load::{DEFAULT_FLOW_LIMIT, LoadOptions, Loaded, TOOLCHAIN, load};
+use enforcer::load::{LoadOptions, Loaded, TOOLCHAIN, load};
 use serde::Serialize;
 use state::Store;
 
@@ -26,24 +26,13 @@ struct Report {
 pub(crate) fn run(context: &Context, options: &Load) -> Result<ExitCode, Error> {
     let begin = Instant::now();
     let store = Store::create(&context.state_dir)?;
-    let mut node = store.node_config()?;
-    if let Some(size) = options.conntrack_cache_table_size {
-        node.conntrack_cache_table_size = Some(size);
-        store.write_node_config(&node)?;
-    }
-    let flow_limit = node
-        .conntrack_cache_table_size
-        .unwrap_or(DEFAULT_FLOW_LIMIT);
-    let node_ports = (node.node_port_range.first, node.node_port_range.last);
     let locked = store.lock(Duration::from_secs(10))?;
-    let loaded = load(
-        &locked,
-        &context.bpf_dir,
-        LoadOptions {
-            flow_limit,
-            node_ports,
-        },
-    )?;
+    let node = match options.conntrack_cache_table_size {
+        Some(size) => locked.update_node_config(|n| n.conntrack_cache_table_size = Some(size))?,
+        None => store.node_config()?,
+    };
+    let load_options = LoadOptions::from(&node);
+    let loaded = load(&locked, &context.bpf_dir, load_options)?;
     drop(locked);
     let report = Report {
         loaded: match loaded {
@@ -52,7 +41,7 @@ pub(crate) fn run(context: &Context, options: &Load) -> Result<ExitCode, Error> 
         },
         pins: context.pins().root().display().to_string(),
         layout_version: verdict::layout::LAYOUT_VERSION,
-        conntrack_cache_table_size: flow_limit,
+        conntrack_cache_table_size: load_options.flow_limit,
         built_by: TOOLCHAIN,
         milliseconds: begin.elapsed().as_millis(),
     };

@@ -20,10 +20,13 @@ use crate::shared::{Shared, Unready};
 use crate::startup::Restored;
 use crate::store_watch::{StoreWatch, Waiter};
 use crate::threads::{self, SMALL_STACK};
+use crate::upkeep::Upkeep;
 use crate::{events, http, logging, systemd};
 
 /// Something that failed is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(5);
+/// The node's lock is waited for so long.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Stack of a thread that does real work.
 const LARGE_STACK: usize = 2 << 20;
 /// A burst of network changes is taken as one.
@@ -120,6 +123,13 @@ pub fn run(flags: &Flags) -> Result<(), Error> {
         .then(|| events_thread(&shared, flags, rotation, &ended))
         .transpose()?;
     http_thread(&shared, flags, &ended)?;
+    let upkeep = Upkeep {
+        store: store.clone(),
+        bpf_dir: flags.bpf_dir.clone(),
+        said: String::new(),
+    };
+    let (_upkeep, stop) = mpsc::channel();
+    spawn("upkeep", SMALL_STACK, &ended, move || upkeep.run(&stop))?;
     let for_scheduler = Arc::clone(&shared);
     let scheduler = spawn("scheduler", LARGE_STACK, &ended, move || {
         let restored = Restored::restore(store, options, for_scheduler, ask_grace);
@@ -163,17 +173,15 @@ fn runtime() -> Result<Runtime, Error> {
 /// `--conntrack-cache-table-size` is for the next load.
 fn write_table_size(store: &Store, size: u32) {
     let done = store
-        .node_config()
+        .lock(LOCK_TIMEOUT)
         .map_err(|e| e.to_string())
-        .and_then(|mut config| {
-            if config.conntrack_cache_table_size == Some(size) {
-                return Ok(());
-            }
-            config.conntrack_cache_table_size = Some(size);
-            store.write_node_config(&config).map_err(|e| e.to_string())
+        .and_then(|locked| {
+            locked
+                .update_node_config(|config| config.conntrack_cache_table_size = Some(size))
+                .map_err(|e| e.to_string())
         });
     match done {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(error) => tracing::error!("write flow table size to node.json: {error}"),
     }
 }

@@ -33,6 +33,7 @@ mod status_writer;
 mod store_watch;
 mod systemd;
 mod threads;
+mod upkeep;
 mod warnings;
 
 pub use daemon::run;

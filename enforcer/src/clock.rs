@@ -1,72 +1,64 @@
 //! The kernel's jiffies, seen from user space: flows carry them.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::maps::Array;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use nix::errno::Errno;
+use nix::time::{ClockId, clock_getres};
 
-use crate::load::{Error, PROGRAM_CLOCK};
+use crate::load::{self, PROGRAM_CLOCK};
 use crate::maps;
 use crate::pins::Pins;
 
-/// Jiffies a second that Linux can be built with.
-const KNOWN_HZ: [u32; 6] = [24, 48, 100, 250, 300, 1000];
+/// Why the length of the kernel's tick is not known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// clock_getres(2).
+    #[error("read the resolution of CLOCK_MONOTONIC_COARSE: {0}")]
+    Resolution(#[source] Errno),
+    /// A resolution that is no tick of Linux.
+    #[error("read the kernel's tick: {0:?} is none; report this kernel")]
+    Tick(Duration),
+}
 
 /// The kernel's jiffies now.
 ///
 /// # Errors
 /// If the clock program is not pinned or does not run.
-pub fn jiffies(pins: &Pins) -> Result<u64, Error> {
-    let program = SchedClassifier::from_pin(pins.program(PROGRAM_CLOCK)).map_err(|source| {
-        Error::Program {
-            name: PROGRAM_CLOCK,
-            source: Box::new(source),
-        }
-    })?;
+pub fn jiffies(pins: &Pins) -> Result<u64, load::Error> {
+    let failed = |source| load::Error::Program {
+        name: PROGRAM_CLOCK,
+        source: Box::new(source),
+    };
+    let program = SchedClassifier::from_pin(pins.program(PROGRAM_CLOCK)).map_err(failed)?;
     let clock: Array<_, u64> = maps::array(pins, "CLOCK")?;
-    read(&program, &clock)
-}
-
-fn read(program: &SchedClassifier, clock: &Array<aya::maps::MapData, u64>) -> Result<u64, Error> {
     let frame = [0u8; 64];
     let options = TestRunOptions {
         data_in: Some(&frame),
         ..TestRunOptions::default()
     };
-    program.test_run(options).map_err(|source| Error::Program {
-        name: PROGRAM_CLOCK,
-        source: Box::new(source),
-    })?;
-    clock
-        .get(&0, 0)
-        .map_err(|e| maps::Error::read("CLOCK", &e).into())
+    program.test_run(options).map_err(failed)?;
+    let jiffies = clock.get(&0, 0);
+    jiffies.map_err(|e| maps::Error::read("CLOCK", &e).into())
 }
 
-/// Measures jiffies a second and takes the nearest that Linux can have.
-pub(crate) fn measure_hz(pins: &Pins, at_least: Duration) -> Result<u32, Error> {
-    let program = SchedClassifier::from_pin(pins.program(PROGRAM_CLOCK)).map_err(|source| {
-        Error::Program {
-            name: PROGRAM_CLOCK,
-            source: Box::new(source),
-        }
-    })?;
-    let clock: Array<_, u64> = maps::array(pins, "CLOCK")?;
-    let (begin, first) = (Instant::now(), read(&program, &clock)?);
-    sleep(at_least);
-    let (last, passed) = (read(&program, &clock)?, begin.elapsed());
-    Ok(nearest_hz(last.saturating_sub(first), passed))
+/// Jiffies a second. The coarse clocks advance once a tick, and clock_getres(2) says exactly how long that is: the kernel's
+/// `TICK_NSEC`, rounded to nanoseconds. Nothing is measured, so nothing can be measured wrong.
+///
+/// # Errors
+/// If the kernel says something that cannot be a tick.
+pub fn hz() -> Result<u32, Error> {
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(Error::Resolution)?;
+    hz_of(tick.into()).ok_or(Error::Tick(tick.into()))
 }
 
-fn nearest_hz(ticks: u64, passed: Duration) -> u32 {
-    let measured = ticks as f64 / passed.as_secs_f64().max(1e-9);
-    KNOWN_HZ
-        .into_iter()
-        .min_by(|a, b| {
-            let away = |hz: &u32| (f64::from(*hz) / measured.max(1.0)).ln().abs();
-            away(a).total_cmp(&away(b))
-        })
-        .unwrap_or(250)
+fn hz_of(tick: Duration) -> Option<u32> {
+    let tick = u32::try_from(tick.as_nanos()).ok().filter(|ns| *ns > 0)?;
+    let hz = (1_000_000_000 + tick / 2) / tick;
+    // Linux's bounds: alpha's 1,024 and 1,200 are the most, 24 the least.
+    (24..=1_200).contains(&hz).then_some(hz)
 }
 
 #[cfg(test)]
@@ -74,12 +66,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_tick_is_taken() {
-        let ms = Duration::from_millis;
-        assert_eq!(nearest_hz(2, ms(20)), 100);
-        assert_eq!(nearest_hz(5, ms(20)), 250);
-        assert_eq!(nearest_hz(6, ms(20)), 300);
-        assert_eq!(nearest_hz(21, ms(20)), 1000);
-        assert_eq!(nearest_hz(0, ms(20)), 24);
+    fn every_tick_that_linux_has_is_told_exactly() {
+        // TICK_NSEC as include/linux/jiffies.h has it: (NSEC_PER_SEC + HZ/2) / HZ.
+        for (tick_ns, hz) in [
+            (41_666_667, 24),
+            (20_833_333, 48),
+            (10_000_000, 100),
+            (4_000_000, 250),
+            (3_333_333, 300),
+            (1_000_000, 1_000),
+            (833_333, 1_200),
+        ] {
+            assert_eq!(hz_of(Duration::from_nanos(tick_ns)), Some(hz));
+        }
+        // A clock of high resolution is not a tick.
+        assert_eq!(hz_of(Duration::from_nanos(1)), None);
+        assert_eq!(hz_of(Duration::ZERO), None);
+        assert_eq!(hz_of(Duration::from_secs(5)), None);
     }
 }

@@ -31,3 +31,4 @@ pub mod pins;
 pub mod policy_states;
 pub mod quota;
 pub mod repair;
+pub mod settings;

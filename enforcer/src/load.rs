@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use aya::maps::{Array, MapData};
 use aya::programs::{ProgramError, SchedClassifier};
@@ -79,6 +78,9 @@ pub enum Error {
     /// The kernel's random numbers.
     #[error("read /dev/urandom: {0}")]
     Random(#[source] io::Error),
+    /// The kernel's tick.
+    #[error(transparent)]
+    Clock(#[from] clock::Error),
 }
 
 /// What to load with.
@@ -190,13 +192,13 @@ fn pin_program(ebpf: &mut Ebpf, name: &'static str, path: &Path) -> Result<(), E
     })
 }
 
-/// Measures the kernel's tick and writes the settings.
+/// Writes the settings.
 fn set_config(pins: &Pins, ebpf: &mut Ebpf, options: LoadOptions) -> Result<(), Error> {
     let path = pins.program(PROGRAM_CLOCK);
     if !path.exists() {
         pin_program(ebpf, PROGRAM_CLOCK, &path)?;
     }
-    let hz = clock::measure_hz(pins, Duration::from_millis(20))?;
+    let hz = clock::hz()?;
     let mut config: Array<MapData, ConfigValue> = maps::array(pins, "CONFIG")?;
     let limit = options.flow_limit;
     // What stands in the nursery is found under the key of its time.

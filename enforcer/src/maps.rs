@@ -101,6 +101,15 @@ impl Error {
     }
 }
 
+/// For how many entries a pinned map was made.
+///
+/// # Errors
+/// If it is not pinned.
+pub(crate) fn max_entries(pins: &Pins, name: &'static str) -> Result<u32, Error> {
+    let info = aya::maps::MapInfo::from_pin(pins.map(name)).map_err(|e| Error::read(name, &e))?;
+    Ok(info.max_entries())
+}
+
 /// The error and its causes in one line.
 fn deep(e: &(dyn std::error::Error + 'static)) -> String {
     let mut text = e.to_string();

@@ -87,12 +87,7 @@ impl Kernel {
         node: &NodeConfig,
     ) -> Result<Self, Error> {
         let bpf_dir = &config.places.bpf_dir;
-        let options = LoadOptions {
-            flow_limit: node
-                .conntrack_cache_table_size
-                .unwrap_or(load::DEFAULT_FLOW_LIMIT),
-            node_ports: (node.node_port_range.first, node.node_port_range.last),
-        };
+        let options = LoadOptions::from(node);
         if load::load(locked, bpf_dir, options)? == Loaded::Fresh {
             tracing::info!(bpf_dir = %bpf_dir.display(), "loaded programs and maps");
         }

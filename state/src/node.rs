@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Error as StoreError, Store,
+    Error as StoreError, Locked, Store,
     file::{self, Durability},
     records::to_json,
 };
@@ -210,15 +210,6 @@ impl Store {
         }
     }
 
-    /// Write `node.json`, flushed. What reads back differently is refused.
-    pub fn write_node_config(&self, config: &NodeConfig) -> Result<(), StoreError> {
-        let path = self.layout().node();
-        let bytes = to_json(&path, &config.to_value())?;
-        NodeConfig::parse(&path, &bytes)?;
-        file::replace(&path, &bytes, Durability::Durable)?;
-        Ok(())
-    }
-
     /// The node's addresses as Kubernetes has them; empty when there is no `node-addresses.json`. Names are skipped.
     pub fn node_addresses(&self) -> Result<Vec<IpAddr>, Error> {
         let path = self.layout().node_addresses();
@@ -234,6 +225,29 @@ impl Store {
         let bytes = to_json(&path, &json!({ "addresses": addresses }))?;
         file::replace(&path, &bytes, Durability::Durable)?;
         Ok(())
+    }
+}
+
+impl Locked<'_> {
+    /// Change `node.json`: read, changed and written under the node's lock, so that two writers lose nothing of each
+    /// other. Flushed; nothing is written where nothing changes. Returns what holds from now on.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, or would not read back: then it stays as it was.
+    pub fn update_node_config(
+        &self,
+        change: impl FnOnce(&mut NodeConfig),
+    ) -> Result<NodeConfig, StoreError> {
+        let before = self.store.node_config()?;
+        let mut config = before.clone();
+        change(&mut config);
+        if config != before {
+            let path = self.store.layout().node();
+            let bytes = to_json(&path, &config.to_value())?;
+            NodeConfig::parse(&path, &bytes)?;
+            file::replace(&path, &bytes, Durability::Durable)?;
+        }
+        Ok(config)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use crate::{Error, Layout, clock, documents::MAX_DEPTH, file};
 
 /// A temp file this old has no writer any more.
-const STALE_TEMP: Duration = Duration::from_secs(60);
+const STALE_TEMP: Duration = Duration::from_secs(300);
 
 /// One store, opened. Cheap to clone.
 #[derive(Debug, Clone)]

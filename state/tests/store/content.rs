@@ -1,5 +1,6 @@
 //! node.json, workloads, applied, status and quarantine.
 
+use std::time::Duration;
 use std::{collections::BTreeSet, fs};
 
 use serde_json::{Value, json};
@@ -9,6 +10,8 @@ use state::{
 };
 
 use crate::{chmod, store};
+
+const WAIT: Duration = Duration::from_secs(10);
 
 fn node_json(store: &Store, value: &Value) -> Result<NodeConfig, node::Error> {
     fs::write(store.layout().node(), value.to_string()).unwrap();
@@ -64,10 +67,14 @@ fn every_key_is_read_and_written_and_unknown_ones_are_kept() {
         HostSetExclusion::Interface("kube-ipvs0".to_owned())
     );
     assert_eq!(config.other["comment"], json!([1]));
-    store.write_node_config(&config).unwrap();
-    assert_eq!(store.node_config().unwrap(), config);
-    store.write_node_config(&NodeConfig::default()).unwrap();
+    let write = |config: &NodeConfig| {
+        let locked = store.lock(WAIT).unwrap();
+        locked.update_node_config(|now| now.clone_from(config))
+    };
+    write(&NodeConfig::default()).unwrap();
     assert_eq!(store.node_config().unwrap(), NodeConfig::default());
+    write(&config).unwrap();
+    assert_eq!(store.node_config().unwrap(), config);
 }
 
 #[test]
@@ -117,13 +124,39 @@ fn impossible_values_name_file_and_field() {
         conntrack_cache_table_size: Some(1),
         ..NodeConfig::default()
     };
-    assert!(store.write_node_config(&bad).is_err());
     fs::write(store.layout().node(), "{}").unwrap();
+    let locked = store.lock(WAIT).unwrap();
+    assert!(locked.update_node_config(|now| *now = bad).is_err());
+    assert_eq!(fs::read_to_string(store.layout().node()).unwrap(), "{}");
     chmod(&store.layout().node(), 0o666);
     assert!(matches!(
         store.node_config().unwrap_err(),
         node::Error::File(_)
     ));
+}
+
+#[test]
+fn two_writers_lose_nothing_of_each_other() {
+    let (_folder, store) = store();
+    let writer = |change: fn(&mut NodeConfig, u32)| {
+        let store = store.clone();
+        std::thread::spawn(move || {
+            for n in 0..50 {
+                let locked = store.lock(WAIT).unwrap();
+                locked.update_node_config(|now| change(now, n)).unwrap();
+            }
+        })
+    };
+    let writers = [
+        writer(|now, n| now.conntrack_cache_table_size = Some(32_768 + n)),
+        writer(|now, n| now.node_name = Some(format!("n{n}"))),
+    ];
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    let config = store.node_config().unwrap();
+    assert_eq!(config.conntrack_cache_table_size, Some(32_768 + 49));
+    assert_eq!(config.node_name.as_deref(), Some("n49"));
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn leftover_temp_files_are_ignored_and_swept() {
     for path in orphans.iter().chain(&others) {
         File::open(path)
             .unwrap()
-            .set_modified(SystemTime::now() - Duration::from_secs(120))
+            .set_modified(SystemTime::now() - Duration::from_secs(600))
             .unwrap();
     }
     assert_eq!(store.sweep_temps().unwrap(), orphans.len());

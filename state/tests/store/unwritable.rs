@@ -7,7 +7,7 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
-use state::{NodeConfig, Store, file, lock};
+use state::{Store, file, lock};
 
 use crate::{chmod, is_root, record, store};
 
@@ -55,7 +55,9 @@ fn a_read_only_store_can_be_locked_and_read() {
         for error in [
             locked.remove_record(&record).unwrap_err(),
             locked.put_record(&record).unwrap_err(),
-            store.write_node_config(&NodeConfig::default()).unwrap_err(),
+            locked
+                .update_node_config(|now| now.node_name = Some("n".into()))
+                .unwrap_err(),
             store.put_cluster_policy("new", "p", b"{}").unwrap_err(),
         ] {
             assert!(error.is_unwritable(), "{error}");

@@ -79,7 +79,9 @@ fn each_kind_of_change_is_told_once_it_is_whole() {
         .unwrap();
     assert_eq!(ticks(&mut watcher), BTreeSet::from([Tick::Pods]));
     store
-        .write_node_config(&state::NodeConfig::default())
+        .lock(WAIT)
+        .unwrap()
+        .update_node_config(|now| now.node_name = Some("n".into()))
         .unwrap();
     assert_eq!(ticks(&mut watcher), BTreeSet::from([Tick::Node]));
 }
