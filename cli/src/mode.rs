@@ -59,10 +59,9 @@ pub(crate) fn run(context: &Context, options: &ModeOptions) -> Result<ExitCode, 
 }
 
 fn set_node(store: &Store, mode: EnforcingMode) -> Result<(), Error> {
-    let _locked = store.lock(LOCK_TIMEOUT)?;
-    let mut node = store.node_config()?;
-    node.enforcing_mode = Some(mode);
-    Ok(store.write_node_config(&node)?)
+    let locked = store.lock(LOCK_TIMEOUT)?;
+    locked.update_node_config(|node| node.enforcing_mode = Some(mode))?;
+    Ok(())
 }
 
 /// Writes the mode into each record; the companion takes it from there into the kernel.

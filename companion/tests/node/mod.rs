@@ -269,6 +269,17 @@ impl Node {
 
     /// The same, by a program that starts another one (`prlimit`, for example).
     pub fn start_under(&mut self, wrapper: &[&str], extra: &[&str]) {
+        self.spawn(wrapper, extra);
+        self.settle();
+    }
+
+    /// The same, where a first pass may take long.
+    pub fn start_within(&mut self, limit: Duration, extra: &[&str]) {
+        self.spawn(&[], extra);
+        self.settle_within(limit);
+    }
+
+    fn spawn(&mut self, wrapper: &[&str], extra: &[&str]) {
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -290,7 +301,7 @@ impl Node {
             ])
             .env("PODGATE_METRICS_BIND_ADDR", ":8162")
             .env("PODGATE_HEALTH_PROBE_BIND_ADDR", "127.0.0.1:8163")
-            .args(["--log-level", "debug"])
+            .env("PODGATE_LOG_LEVEL", "debug")
             .args(extra)
             .stdin(Stdio::null())
             .stderr(log)
@@ -298,7 +309,6 @@ impl Node {
             .unwrap();
         self.daemon = Some(child);
         wait_until("podgated is alive", LONG, || self.store.companion_alive());
-        self.settle();
     }
 
     fn log_path(&self) -> PathBuf {
@@ -333,9 +343,13 @@ impl Node {
 
     /// As `podgatectl wait` does.
     pub fn settle(&self) -> Duration {
+        self.settle_within(LONG)
+    }
+
+    pub fn settle_within(&self, limit: Duration) -> Duration {
         let at = state::clock::monotonic_ns();
         let fingerprint = state::StoreFingerprint::take(&self.store).unwrap();
-        wait_until("the companion applies", LONG, || {
+        wait_until("the companion applies", limit, || {
             published::status::Companion::read(&self.store)
                 .unwrap()
                 .is_some_and(|c| c.has_applied(&fingerprint, at))
