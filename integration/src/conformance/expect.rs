@@ -12,7 +12,7 @@
 //! `udp/80-81`. The last line that fits holds. A pod that is not named lets everything pass in standard mode and nothing in strict mode,
 //! and so does one whose lines begin with `mode`. A connection is open when its source lets it out and its destination lets it in.
 //! To a Service it is let out when it is to one of its backends, or where a line names the cluster address itself (`svc/NAME`, by the
-//! Service's port): a block of addresses may have it.
+//! Service's port, never `*`): a policy may name that address alone.
 
 use std::net::IpAddr;
 
@@ -292,9 +292,10 @@ impl Names {
     fn has(&self, full: &str) -> bool {
         let (namespace, name) = full.split_once('/').unwrap_or((full, ""));
         let fits = |pattern: &str, text: &str| pattern == "*" || pattern == text;
+        // A Service's address is meant only where it is named: a block that has it says nothing of its backends.
         self.0
             .iter()
-            .any(|(n, m)| fits(n, namespace) && fits(m, name))
+            .any(|(n, m)| fits(n, namespace) && fits(m, name) && (namespace != "svc" || n == "svc"))
     }
 }
 
