@@ -5,6 +5,7 @@
 #   scripts/bench.sh revocation [ROUNDS]
 #   scripts/bench.sh apply [ROUNDS]
 #   scripts/bench.sh scale [SHAPE]
+#   scripts/bench.sh packet
 #
 # add: median time of podgate's ADD (programs loaded, policy known, both directions attached and recorded) next to the median of
 #      the reference `tuning` plugin's ADD with the same prevResult in the same run, alone and 16 at once; prints the ratio.
@@ -15,6 +16,7 @@
 # scale: the companion with 250 endpoints and 1,000 and 10,000 policies (SHAPE: only those whose name has this word): start, memory,
 #      CPU of a change that concerns nobody and of an idle minute, restart, explain; and `podgatectl resolve` of 10,000 pods.
 #      Both print tables and lines of JSON beside design.md's figures.
+# packet: the programs under BPF_PROG_TEST_RUN beside an empty one and beside a floor that makes the same look-ups and nothing else.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -41,6 +43,10 @@ case ${1:-} in
     esac
     exec cargo bench --quiet --manifest-path "$PODGATE_ROOT/Cargo.toml" --package companion --bench "$1"
     ;;
+  packet)
+    "$PODGATE_ROOT/scripts/setup.sh"
+    exec cargo bench --quiet --manifest-path "$PODGATE_ROOT/Cargo.toml" -p enforcer --bench packet
+    ;;
   -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" ;;
-  *) die "what to measure? (known: add, revocation, apply, scale)" ;;
+  *) die "what to measure? (known: add, revocation, packet, apply, scale)" ;;
 esac

@@ -55,9 +55,10 @@ reasons! {
     LaterFragment = 9, "later-fragment";
     /// Enforcement is suspended on this node.
     Suspended = 10, "suspended";
-    /// Allowed, but not recorded: the endpoint's share of the flow table is used up.
+    /// Of a tracked flow that is assured and finds no place in the table: its endpoint's quota is used up. It stays in the
+    /// nursery.
     ShareFull = 11, "share-full";
-    /// Allowed, but not recorded: the flow table refused it.
+    /// Allowed, but not recorded: the kernel refused a bucket of the nursery.
     TableFull = 12, "table-full";
 
     /// The interface has no endpoint row.

@@ -218,6 +218,18 @@ fn tracked(kernel: &mut Kernel) -> Result<f64> {
         PASS,
     )?);
     for family in ["v4", "v6"] {
+        // A flow stands in the table once both sides have spoken.
+        let (there, back) = (Direction::Ingress, Direction::Egress);
+        let asks = frame(
+            &format!("{family} peer > pod tcp 40000 > 80 ack data=100"),
+            there,
+        )?;
+        let answers = frame(
+            &format!("{family} pod > peer tcp 80 > 40000 ack data=100"),
+            back,
+        )?;
+        kernel.packet(there, Via::Uplink, &asks)?;
+        kernel.packet(back, Via::Uplink, &answers)?;
         for (direction, way, words) in [
             (
                 Direction::Ingress,
