@@ -1,6 +1,6 @@
 //! What goes wrong around controller and sync: no API, narrow rights, no definitions, a second one of each.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use crate::support::{Api, Program, Proxy, eventually, fingerprint, free_port, json_file};
 
@@ -267,4 +267,54 @@ fn sync_resolves_by_itself() {
         .then_some(())
     });
     assert!(workload(&store, "web").exists());
+}
+
+/// A small file system of its own, gone with the test.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", &path])
+            .status();
+        assert!(mounted.unwrap().success(), "mounting a tmpfs takes root");
+        Self(folder)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn the_store_is_full_for_a_while() {
+    let api = Api::with_definitions();
+    let small = Small::mount();
+    let store = small.0.path().join("store");
+    let controller = Program::controller(&api, &api.admin(), &[]);
+    let sync = Program::sync(&api, &api.admin(), "node1", &store, &[]);
+    controller.wait_ready();
+    sync.wait_ready();
+    let ballast = small.0.path().join("ballast");
+    // Fails when nothing is left, which is what it is for.
+    let _ = fs::write(&ballast, vec![0; 1 << 20]);
+    api.apply(DENY_ALL);
+    api.pod("default", "web", "node1", "{app: web}");
+    eventually("the store's condition", || {
+        let (code, text) = sync.readiness()?;
+        (code == 503 && text.contains("store:")).then_some(())
+    });
+    assert!(
+        !workload(&store, "web").exists(),
+        "a pod is known without its documents"
+    );
+    fs::remove_file(&ballast).unwrap();
+    sync.wait_ready();
+    eventually("nothing is lost", || json_file(&workload(&store, "web")));
+    let file = json_file(&store.join("policies/cluster/default/deny-all.json")).unwrap();
+    assert_eq!(file["kind"], "List");
 }
