@@ -13,7 +13,7 @@ checks=(format scripts safety patterns lints dependencies layout go clippy clipp
 
 check_format() { cargo fmt --all --check; }
 
-check_scripts() { shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run integration/aws/*.sh; }
+check_scripts() { shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh scripts/cluster/*.sh .ci/run integration/aws/*.sh; }
 
 # Everything that is a program or library of ours, with its package: PACKAGE PATH.
 crate_roots() {

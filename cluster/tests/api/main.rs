@@ -2,6 +2,8 @@
 //!
 //! scripts/kube.sh builds the API server; etcd, openssl and kubectl are the machine's.
 
+#![forbid(unsafe_code)]
+
 mod failures;
 mod manifests;
 mod policies;
