@@ -22,7 +22,7 @@ printf 'root:x:0:0:root:/:/sbin/nologin\npodgate:x:65532:65532::/:/sbin/nologin\
 for program in "${programs[@]}"; do
   install -m 0755 "$PODGATE_BIN_DIR/$program" "$root/podgate/$program"
   # Libraries keep the path by which the loader finds them. A static program has none.
-  { ldd "$PODGATE_BIN_DIR/$program" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+  { ldd "$PODGATE_BIN_DIR/$program" 2>/dev/null || true; } | sed -n 's:^[^/]*\(/[^ ]*\).*:\1:p' | while read -r library; do
     [ -e "$root$library" ] || install -D -m 0755 "$(realpath "$library")" "$root$library"
   done
 done
