@@ -131,7 +131,7 @@ pub fn sync_folder(folder: &Path) -> Result<(), Error> {
 }
 
 /// Make a folder (mode 0700) and those above it where they are missing; new ones are flushed.
-pub fn ensure_folder(folder: &Path) -> Result<(), Error> {
+pub(crate) fn ensure_folder(folder: &Path) -> Result<(), Error> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -213,7 +213,7 @@ pub fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), Error> {
 }
 
 /// Refuse a folder that is none, or that others could write. A symbolic link to a folder is followed.
-pub fn check_folder(folder: &Path) -> Result<(), Error> {
+pub(crate) fn check_folder(folder: &Path) -> Result<(), Error> {
     let metadata = fs::metadata(folder).map_err(|source| Error::io("stat", folder, source))?;
     if !metadata.is_dir() {
         return Err(Error::NotAFolder {
@@ -243,7 +243,7 @@ pub(crate) fn names(folder: &Path, prefix: &str) -> Result<Vec<OsString>, Error>
 
 /// Names that begin with a dot are never read.
 #[must_use]
-pub fn is_hidden(name: &OsStr) -> bool {
+pub(crate) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().first() == Some(&b'.')
 }
 

@@ -144,12 +144,6 @@ impl Store {
     pub fn lock_holder(&self) -> Holder {
         holder(&self.layout().lock())
     }
-
-    /// Which process is the companion.
-    #[must_use]
-    pub fn companion_holder(&self) -> Holder {
-        holder(&self.layout().companion_lock())
-    }
 }
 
 /// Whether some process holds a lock.

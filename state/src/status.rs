@@ -74,14 +74,6 @@ impl Store {
             .map_err(|error| content(ProblemKind::Torn(error.to_string())))
     }
 
-    /// Remove `status/<name>.json`; `false` when it was not there.
-    pub fn remove_status(&self, name: &str) -> Result<bool, Error> {
-        Ok(file::remove(
-            &self.layout().status_file(name)?,
-            Durability::Volatile,
-        )?)
-    }
-
     /// Write `status/index.json`.
     pub fn write_index(&self, index: &Index) -> Result<(), Error> {
         self.write_status(INDEX, index)
