@@ -8,6 +8,7 @@ use crate::frame::Meta;
 use crate::layout::{Config, Direction, Endpoint, HostPortKey};
 use crate::link_layer::is_to_host;
 use crate::packet::{Packet, proto};
+use crate::policy::denies_itself;
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
 use crate::record::record;
@@ -34,15 +35,18 @@ pub(crate) fn implicit_allow<E: Env>(
         Direction::Ingress => {
             let src = scratch.packet.src;
             let owner = owner(env, endpoint, scratch.packet.family, &src, scratch);
-            if meta.ingress_ifindex == meta.ifindex && owner != Owner::Other {
+            let hairpin = meta.ingress_ifindex == meta.ifindex
+                && (owner != Owner::Other || is_host(env, scratch.packet.family, &src, scratch));
+            if hairpin && denies_itself(env, policy_state, direction, scratch) {
+                return Found::Known(Reason::PolicyDenied);
+            }
+            if hairpin && owner != Owner::Other {
                 // The hook knows it by itself: no record, or a pod could fill the table alone.
                 return Found::Known(Reason::PodToItself);
             } else if owner == Owner::Pod {
                 // Its own address from somewhere else: allowed or not, no flow may let the pod send to its own address.
                 return Found::Ask(direction, Why::NoTrack);
-            } else if meta.ingress_ifindex == meta.ifindex
-                && is_host(env, scratch.packet.family, &src, scratch)
-            {
+            } else if hairpin {
                 // Back from a Service, from the address that the node masquerades with.
                 (Kind::Hairpin, Reason::PodToItself)
             } else if local_origin(env, meta, &scratch.packet)

@@ -2,7 +2,7 @@
 
 use crate::env::Env;
 use crate::layout::{
-    Direction, PORT_ALLOW, PORT_DENY, PeerValue, PortKey, PrefixKey, RULE_ALLOW_ALL,
+    Addr, Direction, PORT_ALLOW, PORT_DENY, PeerValue, PortKey, PrefixKey, RULE_ALLOW_ALL,
     RULE_DEFAULT_ALL, RULE_DENY_ALL, V4,
 };
 use crate::policy_state::PolicyState;
@@ -27,7 +27,8 @@ pub(crate) fn evaluate_policy<E: Env>(
         return Reason::Pending;
     }
     if policy_state.has_rules(direction) {
-        let Some(class) = class_of(env, scratch) else {
+        let remote = scratch.flow.remote;
+        let Some(class) = class_of(env, &remote, scratch) else {
             return Reason::TableError;
         };
         match rule(env, policy_state.set(), direction, class, scratch) {
@@ -45,11 +46,33 @@ pub(crate) fn evaluate_policy<E: Env>(
     }
 }
 
-/// Class of the flow's remote address; 0 = everybody else, `None` = the table could not be read.
+/// Whether a rule refuses what the pod sends to itself by way of a Service, whose source is the pod whatever address the node puts
+/// in its place. A NetworkPolicy never does: what it does not allow is the default's to refuse, and no rule's. A
+/// ClusterNetworkPolicy does (its Deny is a rule).
 #[inline(always)]
-fn class_of<E: Env>(env: &E, scratch: &mut Scratch) -> Option<u32> {
+pub(crate) fn denies_itself<E: Env>(
+    env: &E,
+    policy_state: PolicyState,
+    direction: Direction,
+    scratch: &mut Scratch,
+) -> bool {
+    if policy_state.has(PolicyState::SUSPENDED | PolicyState::PENDING)
+        || !policy_state.has_rules(direction)
+    {
+        return false;
+    }
+    let own = scratch.flow.local;
+    match class_of(env, &own, scratch) {
+        Some(class) => rule(env, policy_state.set(), direction, class, scratch) == Some(false),
+        None => true,
+    }
+}
+
+/// Class of an address of the flow's family; 0 = everybody else, `None` = the table could not be read.
+#[inline(always)]
+fn class_of<E: Env>(env: &E, addr: &Addr, scratch: &mut Scratch) -> Option<u32> {
     scratch.peer.family = u32::from(scratch.flow.family);
-    scratch.peer.addr = scratch.flow.remote;
+    scratch.peer.addr = *addr;
     let mut torn = false;
     for _ in 0..TRIES {
         match env.peer(&scratch.peer) {
@@ -69,7 +92,7 @@ fn class_of<E: Env>(env: &E, scratch: &mut Scratch) -> Option<u32> {
     scratch.prefix.prefix_len =
         PrefixKey::FIXED_BITS + if scratch.flow.family == V4 { 32 } else { 128 };
     scratch.prefix.family = u32::from(scratch.flow.family);
-    scratch.prefix.addr = scratch.flow.remote;
+    scratch.prefix.addr = *addr;
     for _ in 0..TRIES {
         let Some(value) = env.prefix(&scratch.prefix) else {
             return Some(0);

@@ -13,6 +13,7 @@ use crate::layout::{Config, Direction, Endpoint, FlowValue};
 use crate::link_layer::is_to_host;
 use crate::nursery::{Nursery as _, check};
 use crate::packet::{Packet, proto};
+use crate::policy::denies_itself;
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
 use crate::record::{Tracked, look_up, touch};
@@ -102,14 +103,26 @@ pub(crate) fn find<E: Env>(
                 if !is_host(env, scratch.flow.family, &remote, scratch) {
                     return Found::Ask(verdict.opener(), Why::Reevaluate(state));
                 }
+                allowed = true;
+                if verdict.kind() as u8 == Kind::Hairpin as u8 {
+                    if direction as u8 == Direction::Ingress as u8 {
+                        allowed = !denies_itself(env, policy_state, direction, scratch);
+                    } else {
+                        // What the pod sends itself is evaluated where it arrives; until then its answers go by the verdict before.
+                        return if verdict.allowed() {
+                            Found::Known(Reason::Tracked)
+                        } else {
+                            Found::Known(Reason::FlowRefused)
+                        };
+                    }
+                }
             }
             Kind::Neighbour => return Found::Known(Reason::TableError),
         }
-        allowed = true;
         let again = FlowVerdict::new(
             policy_state.revision(),
             scratch.flow.tag(),
-            true,
+            allowed,
             verdict.opener(),
             verdict.kind(),
         );
