@@ -25,6 +25,7 @@ mod log_file;
 mod logging;
 mod maintenance;
 mod metrics;
+mod policy_feed;
 mod retry;
 mod scheduler;
 mod shared;

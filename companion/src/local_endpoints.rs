@@ -116,6 +116,14 @@ impl LocalEndpoints {
         &self.locals
     }
 
+    /// The namespaces of the endpoints.
+    pub(crate) fn namespaces(&self) -> BTreeSet<String> {
+        let locals = self.locals.values();
+        locals
+            .map(|local| local.endpoint.namespace.clone())
+            .collect()
+    }
+
     pub(crate) fn records_without_entry(&self) -> &[Record] {
         &self.without_entry
     }

@@ -9,7 +9,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use enforcer::hostnet::watch::Change;
-use policy::PolicyKey;
 use published::status::Maps;
 use state::watch::Tick;
 use state::{Store, StoreFingerprint};
@@ -20,6 +19,7 @@ use crate::flow_sweeper::FlowSweeper;
 use crate::host_set;
 use crate::local_endpoints::{LocalEndpoints, Parts};
 use crate::maintenance::{Maintenance, Objects};
+use crate::policy_feed::PolicyFeed;
 use crate::shared::Shared;
 use crate::status_writer::StatusWriter;
 use crate::store_watch::StoreWatch;
@@ -27,6 +27,8 @@ use crate::warnings::Warnings;
 
 /// Everything is looked at again after so long, whatever was told.
 const FULL_PASS: Duration = Duration::from_secs(60);
+/// Memory that was freed goes back to the system so long after a look at everything.
+const TRIM: Duration = Duration::from_secs(2);
 /// So many messages are taken before what they ask for is done.
 const MESSAGES_AT_ONCE: usize = 64;
 
@@ -62,6 +64,9 @@ pub(crate) struct Scheduler {
     pub(super) watch: StoreWatch,
     pub(super) documents: DocumentStore,
     pub(super) endpoints: LocalEndpoints,
+    pub(super) feed: PolicyFeed,
+    /// Much memory was freed: it is given back to the system by then, if it is quiet.
+    pub(super) trim: Option<Instant>,
     pub(super) enforcement: Enforcement,
     pub(super) maintenance: Maintenance,
     pub(super) flows: FlowSweeper,
@@ -126,6 +131,7 @@ impl Scheduler {
             self.enforcement.due(),
             self.status.due(),
             self.watch.due(),
+            self.trim,
         ];
         let next = self.next_full.min(self.maintenance.due());
         perhaps.into_iter().flatten().fold(next, Instant::min)
@@ -172,6 +178,7 @@ impl Scheduler {
     }
 
     fn everything(&mut self, now: Instant) {
+        self.trim = Some(now + TRIM);
         self.status.unsettle();
         self.documents.full(now);
         self.todo.parts = Parts::ALL;
@@ -208,6 +215,10 @@ impl Scheduler {
             self.flows.close();
         }
         self.todo.parts.pods |= self.maintenance.scan(&mut self.warnings, now);
+        if due(self.trim) {
+            self.trim = None;
+            enforcer::memory::give_back();
+        }
         self.enforcement.tick(now)
     }
 
@@ -285,17 +296,31 @@ impl Scheduler {
     /// Hands on what changed.
     fn enforce(&mut self) {
         let changed = self.endpoints.take_changed();
-        let policies = self.documents.take_changed();
-        if changed.is_empty() && policies.is_empty() && !std::mem::take(&mut self.todo.enforce) {
+        let changed_policies = self.documents.take_changed();
+        let policies = self.documents.policies();
+        if !changed.is_empty() {
+            self.flows.endpoints(self.endpoints.locals().len());
+            let namespaces = self.endpoints.namespaces();
+            let told = self
+                .feed
+                .namespaces(namespaces, policies, &changed_policies);
+            if !told.is_empty() {
+                let before = EnforcementDelta {
+                    policies: told,
+                    ..EnforcementDelta::default()
+                };
+                let begin = Instant::now();
+                let outcome = self.enforcement.apply(before, begin);
+                self.status.outcome(&outcome, begin);
+            }
+        }
+        let told = self.feed.changed(changed_policies, policies);
+        let look = std::mem::take(&mut self.todo.enforce);
+        if changed.is_empty() && told.is_empty() && !look {
             return;
         }
-        self.todo.enforce = false;
-        let policy = |key: PolicyKey| {
-            let now = self.documents.policies().get(&key).map(Arc::clone);
-            (key, now)
-        };
         let mut delta = EnforcementDelta {
-            policies: policies.into_iter().map(policy).collect(),
+            policies: told,
             ..EnforcementDelta::default()
         };
         for id in &changed {
@@ -303,9 +328,6 @@ impl Scheduler {
                 Some(endpoint) => delta.endpoints.push(endpoint),
                 None => delta.gone.push(*id),
             }
-        }
-        if !changed.is_empty() {
-            self.flows.endpoints(self.endpoints.locals().len());
         }
         let begin = Instant::now();
         let outcome = self.enforcement.apply(delta, begin);

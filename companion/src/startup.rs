@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use policy::Policies;
 use published::SelectorOverrides;
 use state::{Store, StoreFingerprint};
 
@@ -15,6 +16,7 @@ use crate::enforcement::{self, Enforcement};
 use crate::flow_sweeper::FlowSweeper;
 use crate::local_endpoints::{LocalEndpoints, Parts};
 use crate::maintenance::Maintenance;
+use crate::policy_feed::PolicyFeed;
 use crate::scheduler::{Options, Scheduler, Todo};
 use crate::shared::Shared;
 use crate::status_writer::StatusWriter;
@@ -30,6 +32,8 @@ pub(crate) struct Restored {
     options: Options,
     shared: Arc<Shared>,
     documents: DocumentStore,
+    /// The versions that were in force.
+    in_force: Policies,
     enforcement: Enforcement,
     overrides: SelectorOverrides,
 }
@@ -59,8 +63,7 @@ impl Restored {
             suspended: options.suspended,
             events: options.events,
         };
-        let mut enforcement = Enforcement::new(store.clone(), flags, ask_grace);
-        enforcement.restore(documents.policies().clone());
+        let enforcement = Enforcement::new(store.clone(), flags, ask_grace);
         let overrides = SelectorOverrides::read(&store).unwrap_or_else(|error| {
             tracing::warn!("read what is known of selectors: {error}");
             None
@@ -70,6 +73,7 @@ impl Restored {
             store,
             options,
             shared,
+            in_force: documents.policies().clone(),
             documents,
             enforcement,
             overrides: overrides.unwrap_or_default(),
@@ -119,9 +123,12 @@ impl Gathered {
             options,
             shared,
             documents,
+            in_force,
             mut enforcement,
             overrides,
         } = self.restored;
+        let (feed, known) = PolicyFeed::begin(&in_force, self.endpoints.namespaces());
+        enforcement.restore(known);
         let here = |id| self.endpoints.locals().contains_key(&id);
         let facts = overrides.facts(documents.policies(), here);
         enforcement.restore_facts(facts);
@@ -143,6 +150,8 @@ impl Gathered {
             watch: self.watch,
             documents,
             endpoints: self.endpoints,
+            feed,
+            trim: Some(now),
             enforcement,
             maintenance: self.maintenance,
             flows,

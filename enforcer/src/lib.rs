@@ -24,6 +24,7 @@ pub mod live;
 pub mod load;
 mod mapped;
 pub mod maps;
+pub mod memory;
 pub mod observe;
 pub mod orphans;
 pub mod pin_guard;

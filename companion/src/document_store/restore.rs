@@ -82,7 +82,6 @@ impl DocumentStore {
                 self.incomplete.insert(key.clone());
             }
             self.policies.insert(key.clone(), policy);
-            self.changed.insert(key.clone());
             restored.insert(key.policy);
         }
         for policy in restored {
