@@ -75,7 +75,7 @@ fn one_more(
             &shape(generation as usize, generation).text(),
         );
         in_force(node, &[&records[pods - 1]], || {
-            fs::rename(hidden, place).unwrap()
+            fs::rename(hidden, place).unwrap();
         })
     };
     let first = apply(1);

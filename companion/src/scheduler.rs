@@ -91,7 +91,7 @@ pub(super) struct Todo {
 impl Scheduler {
     /// Runs until told to stop, or until nobody is left to tell.
     pub(crate) fn run(mut self, inbox: &Receiver<Message>) {
-        self.step(Outcome::default());
+        self.step(&Outcome::default());
         loop {
             self.shared.beat();
             let wait = self.due().saturating_duration_since(Instant::now());
@@ -107,11 +107,11 @@ impl Scheduler {
                 self.take(message);
             }
             let outcome = self.clock();
-            self.step(outcome);
+            self.step(&outcome);
         }
     }
 
-    fn step(&mut self, outcome: Outcome) {
+    fn step(&mut self, outcome: &Outcome) {
         self.pass(outcome);
         if !self.maintenance.has_suspects(&self.endpoints) {
             return;
@@ -120,7 +120,7 @@ impl Scheduler {
         let repaired = self.maintenance.inspect(&self.endpoints);
         self.todo.parts.pods |= repaired;
         self.todo.publish |= repaired || faults != *self.maintenance.faults();
-        self.pass(Outcome::default());
+        self.pass(&Outcome::default());
     }
 
     /// When something happens by itself.
@@ -257,7 +257,7 @@ impl Scheduler {
     }
 
     /// Brings everything to where the store says it should be.
-    pub(super) fn pass(&mut self, outcome: Outcome) {
+    pub(super) fn pass(&mut self, outcome: &Outcome) {
         let now = Instant::now();
         if self.maintenance.kernel().is_none() {
             self.open_kernel();
@@ -285,7 +285,7 @@ impl Scheduler {
         }
         let ticked = !outcome.changed.is_empty() || outcome.error.is_some() || outcome.writes > 0;
         if ticked {
-            self.status.outcome(&outcome, now);
+            self.status.outcome(outcome, now);
         }
         self.enforce();
         if std::mem::take(&mut self.todo.publish) || ticked {

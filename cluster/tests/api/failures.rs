@@ -274,12 +274,12 @@ struct Small(tempfile::TempDir);
 
 impl Small {
     fn mount() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().display().to_string();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", &path])
             .status();
-        assert!(mounted.unwrap().success(), "mounting a tmpfs takes root");
+        assert!(mounted.expect("mount runs").success(), "mounting a tmpfs takes root");
         Self(folder)
     }
 }

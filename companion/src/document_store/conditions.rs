@@ -95,8 +95,10 @@ impl Conditions {
     }
 
     pub(super) fn unread(&mut self, path: &RelPath, reason: String) {
-        let before = self.unread.insert(path.clone(), reason.clone());
-        self.files_changed |= before.as_ref() != Some(&reason);
+        if self.unread.get(path) != Some(&reason) {
+            self.unread.insert(path.clone(), reason);
+            self.files_changed = true;
+        }
     }
 
     /// It was read, or is gone. True if it had not been.
