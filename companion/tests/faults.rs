@@ -324,7 +324,7 @@ fn an_endpoint_whose_record_cannot_be_read_keeps_what_it_has() {
             .replacen("\"schema\": 1", "\"schema\": 99", 1);
     let spoil: [(&str, &dyn Fn()); 2] = [
         ("writable by others", &|| {
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap()
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         }),
         ("of a newer schema", &|| fs::write(&file, &newer).unwrap()),
     ];

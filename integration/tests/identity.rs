@@ -137,7 +137,7 @@ fn gc_keeps_what_was_attached_after_it_began() {
                 .wrapped(&["sh", "-c", &script])
                 .run()
         });
-        wait_until("GC waits for its list", Duration::from_secs(20), || waits());
+        wait_until("GC waits for its list", Duration::from_secs(20), waits);
         late.add(&Chain::ptp(&node, "net", in_mode("strict")));
         fs::write(&fifo, conf.to_string()).expect("the list");
         let _ = gc.join().expect("GC ends").result();

@@ -7,6 +7,7 @@
 //! - nothing in here is compiled into the kernel programs.
 //!
 //! [`World`]: case::World
+#![forbid(unsafe_code)]
 
 pub mod case;
 pub mod frames;

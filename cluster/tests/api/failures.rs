@@ -279,7 +279,10 @@ impl Small {
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", &path])
             .status();
-        assert!(mounted.expect("mount runs").success(), "mounting a tmpfs takes root");
+        assert!(
+            mounted.expect("mount runs").success(),
+            "mounting a tmpfs takes root"
+        );
         Self(folder)
     }
 }

@@ -56,7 +56,7 @@ impl Drop for Pinned {
     }
 }
 
-fn in_front(fault: Option<Fault>) -> bool {
+fn in_front(fault: &Option<Fault>) -> bool {
     matches!(fault, Some(Fault::InFront { .. }))
 }
 
@@ -79,7 +79,7 @@ fn filters_behind_a_strangers_program_move_to_the_head_of_tcx() {
             reaches_pod(&pod) && reaches_host(&pod),
             "it opens the pod: this is what is to be closed"
         );
-        assert!(in_front(ours.fault(ifindex, AttachMode::Clsact)));
+        assert!(in_front(&ours.fault(ifindex, AttachMode::Clsact)));
         let attached = ours.programs.attach(ifindex, AttachMode::Clsact).unwrap();
         assert_eq!(attached.mode, AttachMode::Tcx);
         assert_eq!(ours.fault(ifindex, AttachMode::Tcx), None);
@@ -105,7 +105,7 @@ fn a_link_behind_a_strangers_program_is_made_anew_at_the_head() {
             let _links =
                 Hook::ALL.map(|hook| tcx::attach(ifindex, hook, stranger.as_fd()).unwrap());
             assert!(reaches_pod(&pod) && reaches_host(&pod));
-            assert!(in_front(ours.fault(ifindex, AttachMode::Tcx)));
+            assert!(in_front(&ours.fault(ifindex, AttachMode::Tcx)));
             ours.programs.attach(ifindex, AttachMode::Tcx).unwrap();
             assert_eq!(ours.fault(ifindex, AttachMode::Tcx), None);
             assert!(!reaches_pod(&pod) && !reaches_host(&pod));
@@ -145,7 +145,7 @@ fn there_is_no_instant_without_us_on_the_way_to_the_head() {
                 let stranger = Program::returning(UNSPEC);
                 let _links =
                     Hook::ALL.map(|hook| tcx::attach(ifindex, hook, stranger.as_fd()).unwrap());
-                assert!(in_front(ours.fault(ifindex, mode)));
+                assert!(in_front(&ours.fault(ifindex, mode)));
                 mode = ours.programs.attach(ifindex, mode).unwrap().mode;
                 assert_eq!(ours.fault(ifindex, mode), None);
             }

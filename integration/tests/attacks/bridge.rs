@@ -163,7 +163,7 @@ fn letters_in_messages_of_the_link() {
     traffic::send_frames(&writer.place(), "eth0", &frames);
     let mut through = Vec::new();
     wait_until("the legitimate twin arrives", BOUND, || {
-        through.extend(eye.frames().clone());
+        through.extend(eye.frames());
         through.iter().any(|frame| frame[14..] == plain[14..])
     });
     let is_letter = |frame: &&Vec<u8>| frame.windows(LETTER.len()).any(|part| part == LETTER);
