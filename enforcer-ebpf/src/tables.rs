@@ -12,8 +12,8 @@ use aya_ebpf::maps::Array;
 use aya_ebpf::maps::lpm_trie::Key;
 use verdict::env::{Env, Flow, Write};
 use verdict::layout::{
-    Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey, PortValue,
-    PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey, V4,
+    Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PeerValue, PortKey,
+    PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey, V4, Versioned,
 };
 use verdict::packet::{Packet, proto};
 
@@ -56,6 +56,22 @@ impl Flow for FlowRef {
     fn set_state(&self, state: u32) {
         // SAFETY: as above; a lost or foreign state changes time-outs, never a verdict.
         unsafe { write_volatile(&raw mut (*self.0).state, state) }
+    }
+}
+
+/// Reads each word whole and once; that they belong together, and to the key, is checked by the caller.
+///
+/// # Safety
+/// The pointer is to a map's value.
+#[inline(always)]
+unsafe fn versioned(value: *const Versioned) -> Versioned {
+    // SAFETY: aligned words of a value that stays mapped while the program runs.
+    unsafe {
+        Versioned {
+            new: read_volatile(&raw const (*value).new),
+            old: read_volatile(&raw const (*value).old),
+            since: read_volatile(&raw const (*value).since),
+        }
     }
 }
 
@@ -242,10 +258,11 @@ impl Env for Tables<'_> {
     }
 
     #[inline(always)]
-    fn peer(&self, key: &PeerKey) -> Option<u64> {
+    fn peer(&self, key: &PeerKey) -> Option<PeerValue> {
         let value = PEERS.get_ptr(key)?;
-        // SAFETY: one aligned word, read whole; that it belongs to the key is checked by the caller.
-        Some(unsafe { read_volatile(&raw const (*value).word) })
+        // SAFETY: the value stays mapped while the program runs.
+        let class = unsafe { versioned(&raw const (*value).class) };
+        Some(PeerValue { class })
     }
 
     #[inline(always)]
@@ -257,8 +274,10 @@ impl Env for Tables<'_> {
 
     #[inline(always)]
     fn rule(&self, key: &RuleKey) -> Option<RuleValue> {
-        // SAFETY: rules of a set in use are never written.
-        unsafe { RULES.get(key) }.copied()
+        let value = RULES.get_ptr(key)?;
+        // SAFETY: the value stays mapped while the program runs.
+        let says = unsafe { versioned(&raw const (*value).says) };
+        Some(RuleValue { says })
     }
 
     #[inline(always)]

@@ -9,13 +9,13 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use verdict::env::{Env, Flow, Write};
-use verdict::layout::{self, Config, Endpoint, PortValue, PrefixValue as Prefix, RuleValue, V4};
+use verdict::layout::{self, Config, Endpoint, PortValue, PrefixValue as Prefix, V4};
 use verdict::nursery::Nursery;
 use verdict::packet::{Packet, proto};
 
 use crate::maps::{
     self, ConfigValue, EndpointValue, Error, HostPortKey, PeerKey, PeerValue, PortData, PrefixData,
-    PrefixValue, RuleKey, SourceData, port_key, prefix_key, source_key,
+    PrefixValue, RuleKey, RuleValue, SourceData, port_key, prefix_key, source_key,
 };
 use crate::pins::Pins;
 use crate::policy_states::PolicyStates;
@@ -203,16 +203,17 @@ impl Env for Live {
             has_socket(&listing, port, packet.protocol == proto::TCP)
         })
     }
-    fn peer(&self, key: &layout::PeerKey) -> Option<u64> {
+    fn peer(&self, key: &layout::PeerKey) -> Option<layout::PeerValue> {
         self.note("PEERS", self.peers.get(&PeerKey(*key), 0))
-            .map(|v| v.0.word)
+            .map(|v| v.0)
     }
     fn prefix(&self, key: &layout::PrefixKey) -> Option<Prefix> {
         self.note("PREFIXES", self.prefixes.get(&prefix_key(key), 0))
             .map(|v| v.0)
     }
-    fn rule(&self, key: &layout::RuleKey) -> Option<RuleValue> {
+    fn rule(&self, key: &layout::RuleKey) -> Option<layout::RuleValue> {
         self.note("RULES", self.rules.get(&RuleKey(*key), 0))
+            .map(|v| v.0)
     }
     fn port(&self, key: &layout::PortKey) -> Option<PortValue> {
         self.note("PORTS", self.ports.get(&port_key(key), 0))

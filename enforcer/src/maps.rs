@@ -178,6 +178,8 @@ plain! {
     PrefixValue(layout::PrefixValue);
     /// Rule key.
     RuleKey(layout::RuleKey);
+    /// Rule value.
+    RuleValue(layout::RuleValue);
     /// Settings.
     ConfigValue(layout::Config);
     /// hostPort key.

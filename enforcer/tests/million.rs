@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use kernel::{IFINDEX, Kernel};
 use plain::Plain;
 use policy::documents::Labels;
-use policy::{Document, Endpoint, EndpointId, Facts, Policies, assemble, compile, plan};
+use policy::{Document, Endpoint, EndpointId, Facts, Policies, assemble};
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use verdict::layout::Direction;
@@ -41,7 +41,7 @@ use verdict_testkit::case::Change;
 use verdict_testkit::generate::{Source, beginning};
 use verdict_testkit::{Via, Wire, World as _};
 
-use carry::carry_out;
+use carry::Carrier;
 use companion::Target;
 use truth::{Policy, Said, Truth};
 
@@ -70,7 +70,7 @@ struct Counts {
 /// One run from an empty kernel: some changes of documents, packets after each.
 struct Chapter<'a> {
     kernel: &'a mut Kernel,
-    carrier: companion::KernelTables,
+    carrier: Carrier,
     truth: Truth,
     others: Vec<Endpoint>,
     text: serde_json::Value,
@@ -119,7 +119,7 @@ impl<'a> Chapter<'a> {
             .unwrap()
             .unwrap()
             .endpoint_id;
-        let carrier = companion::KernelTables::open(&kernel.store, &kernel.bpf).unwrap();
+        let carrier = Carrier::open(&kernel.store, &kernel.bpf).unwrap();
         let ours = usize::from(source.byte() % 4);
         let mut others = endpoints(ours, endpoint_id);
         let endpoint = others.remove(ours);
@@ -175,18 +175,19 @@ impl<'a> Chapter<'a> {
 
         let mut endpoints = self.others.clone();
         endpoints.push(self.truth.policy.endpoint.clone());
-        let tables = compile(&endpoints, &policies, &facts);
         self.truth.policy.documents = all;
-        self.truth.policy.facts = facts;
+        self.truth.policy.facts = facts.clone();
         self.truth.policy_changed();
-        let plan = plan(&self.carrier.live, &tables);
-        self.counts.writes += plan.len() as u64;
         let whom = (self.truth.policy.endpoint.id, self.kernel.endpoint_index());
         let target = Target {
             ifindex: IFINDEX,
             extra: self.truth.mode,
         };
-        carry_out(&mut self.carrier, &plan, whom, target).unwrap();
+        let writes = self
+            .carrier
+            .put_in_force(&endpoints, policies, &facts, whom, target)
+            .unwrap();
+        self.counts.writes += writes as u64;
         let pause = Change::Wait(PAUSE);
         self.truth.model.change(&pause).unwrap();
         self.kernel.change(&pause).unwrap();

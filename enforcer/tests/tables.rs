@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use enforcer::apply::{Flip, SLICE, Tables, Write, in_slices};
+use enforcer::apply::{Flip, SLICE, Tables, in_slices};
 use enforcer::endpoint::{Endpoints, NewEndpoint};
 use enforcer::grace::Grace;
 use enforcer::hosts::{HostSet, set_host_ports};
@@ -14,7 +14,10 @@ use enforcer::load::{LoadOptions, load};
 use enforcer::pins::Pins;
 use state::Store;
 use verdict::PolicyState;
-use verdict::layout::{PORT_ALLOW, PortKey, RULE_ALLOW_ALL, RuleKey};
+use verdict::layout::{
+    Addr, PORT_ALLOW, PeerKey, PeerValue, PortKey, PrefixKey, PrefixValue, RULE_ALLOW_ALL, RuleKey,
+    RuleValue, TableWrite, Versioned,
+};
 
 const LONG: Duration = Duration::from_secs(10);
 
@@ -77,82 +80,80 @@ fn writes_are_read_back_and_may_be_repeated() {
         protocol_be: 6u16.to_be(),
         port_be: 443u16.to_be(),
     };
-    let puts = [
-        Write::PutPeer {
-            address: ip("10.0.0.1"),
-            len: 32,
-            class: 5,
-        },
-        Write::PutPeer {
-            address: ip("10.0.0.0"),
-            len: 8,
-            class: 6,
-        },
-        Write::PutPeer {
-            address: ip("2001:db8::"),
-            len: 32,
-            class: 7,
-        },
-        Write::PutPeer {
-            address: ip("2001:db8::1"),
-            len: 128,
-            class: 8,
-        },
-        Write::PutRule {
-            key: rule,
-            value: RULE_ALLOW_ALL,
-        },
-        Write::PutPort {
-            key: port,
-            value: PORT_ALLOW,
-        },
-    ];
+    let exact = |address: &str| {
+        let (family, addr) = Addr::from_ip(ip(address));
+        PeerKey {
+            family: u32::from(family),
+            addr,
+        }
+    };
+    let block = |address: &str, len: u32| {
+        let PeerKey { family, addr } = exact(address);
+        PrefixKey {
+            prefix_len: PrefixKey::FIXED_BITS + len,
+            family,
+            addr,
+        }
+    };
+    let peers = [exact("10.0.0.1"), exact("2001:db8::1")];
+    let prefixes = [block("10.0.0.0", 8), block("2001:db8::", 32)];
+    let versions = |key: &PeerKey| PeerValue {
+        class: Versioned::new(key.check(), 5, 6, 77),
+    };
+    let peer = |key: &PeerKey| TableWrite::Peer(*key, Some(versions(key)));
+    let prefix = |key: &PrefixKey| TableWrite::Prefix(*key, Some(PrefixValue::new(key, 7, 8, 77)));
+    let mut puts: Vec<TableWrite> = peers.iter().map(peer).collect();
+    puts.extend(prefixes.iter().map(prefix));
+    puts.push(TableWrite::Rule(
+        rule,
+        Some(RuleValue::new(&rule, RULE_ALLOW_ALL)),
+    ));
+    puts.push(TableWrite::Port(port, Some(PORT_ALLOW)));
     let locked = scene.store.lock(LONG).unwrap();
     for write in puts.iter().chain(&puts) {
         tables.write(&locked, write).unwrap();
     }
-    let mut contents = tables.contents().unwrap();
-    contents.peers.sort();
-    let peers = [
-        (ip("10.0.0.0"), 8, 6),
-        (ip("10.0.0.1"), 32, 5),
-        (ip("2001:db8::"), 32, 7),
-        (ip("2001:db8::1"), 128, 8),
-    ];
-    assert_eq!(contents.peers, peers);
+    let contents = tables.contents().unwrap();
+    let of_exact: BTreeSet<_> = contents
+        .peers
+        .iter()
+        .map(|(key, value)| (*key, value.class.at(key.check(), 76), value.class.parts()))
+        .collect();
+    let expected = peers.map(|key| (key, Some(5), (5, 6, 77)));
+    assert_eq!(of_exact, BTreeSet::from(expected));
+    let of_blocks: BTreeSet<_> = contents
+        .prefixes
+        .iter()
+        .map(|(key, value)| (*key, value.class.at(value.check(), 77), value.len))
+        .collect();
+    let expected = [(prefixes[0], Some(8), 8), (prefixes[1], Some(8), 32)];
+    assert_eq!(of_blocks, BTreeSet::from(expected));
     assert_eq!(
         (contents.rules, contents.ports),
-        (vec![(rule, RULE_ALLOW_ALL)], vec![(port, PORT_ALLOW)])
+        (
+            vec![(rule, RuleValue::new(&rule, RULE_ALLOW_ALL))],
+            vec![(port, PORT_ALLOW)]
+        )
     );
-    let deletes = [
-        Write::DeletePeer {
-            address: ip("10.0.0.1"),
-            len: 32,
-        },
-        Write::DeletePeer {
-            address: ip("10.0.0.0"),
-            len: 8,
-        },
-        Write::DeletePeer {
-            address: ip("2001:db8::"),
-            len: 32,
-        },
-        Write::DeletePeer {
-            address: ip("2001:db8::1"),
-            len: 128,
-        },
-        Write::DeleteRule { key: rule },
-        Write::DeletePort { key: port },
-    ];
+    let deletes: Vec<TableWrite> = puts
+        .into_iter()
+        .map(|put| match put {
+            TableWrite::Peer(key, _) => TableWrite::Peer(key, None),
+            TableWrite::Prefix(key, _) => TableWrite::Prefix(key, None),
+            TableWrite::Rule(key, _) => TableWrite::Rule(key, None),
+            TableWrite::Port(key, _) => TableWrite::Port(key, None),
+        })
+        .collect();
     for write in deletes.iter().chain(&deletes) {
         tables.write(&locked, write).unwrap();
     }
     let contents = tables.contents().unwrap();
-    assert!(contents.peers.is_empty() && contents.rules.is_empty() && contents.ports.is_empty());
+    assert!(contents.peers.is_empty() && contents.prefixes.is_empty());
+    assert!(contents.rules.is_empty() && contents.ports.is_empty());
 }
 
 #[test]
-fn words_flip_with_one_new_revision_and_never_anothers() {
+fn policy_states_flip_and_never_anothers() {
     let scene = Scene::new();
     let locked = scene.store.lock(LONG).unwrap();
     let mut endpoints = Endpoints::open(&scene.bpf).unwrap();
@@ -170,21 +171,26 @@ fn words_flip_with_one_new_revision_and_never_anothers() {
         };
         entries.push(endpoints.create(&locked, reserved, &new).unwrap());
     }
-    let flip = |entry: usize, endpoint_id: u32, new_revision: bool| Flip {
+    let flip = |entry: usize, endpoint_id: u32, revision: Option<u64>| Flip {
         ifindex: entries[entry].ifindex,
         endpoint_id,
         flags: PolicyState::STRICT,
         set: 4,
-        new_revision,
+        revision,
     };
     let before = endpoints.policy_states.get(entries[2].endpoint_index);
+    let revision = endpoints.next_revision(&locked).unwrap();
     let flips = [
-        flip(0, entries[0].endpoint_id, false),
-        flip(1, entries[1].endpoint_id, true),
-        flip(2, entries[2].endpoint_id + 100, true),
+        flip(0, entries[0].endpoint_id, Some(revision)),
+        flip(1, entries[1].endpoint_id, None),
+        flip(2, entries[2].endpoint_id + 100, Some(revision)),
     ];
-    let gone = Tables::flip(&mut endpoints, &locked, &flips).unwrap();
-    assert_eq!(gone, [flips[2]], "an endpoint id that is not there");
+    let there = flips.map(|flip| Tables::flip(&mut endpoints, &locked, &flip).unwrap());
+    assert_eq!(
+        there,
+        [true, true, false],
+        "an endpoint id that is not there"
+    );
     assert_eq!(
         endpoints.policy_states.get(entries[2].endpoint_index),
         before
@@ -195,16 +201,16 @@ fn words_flip_with_one_new_revision_and_never_anothers() {
     );
     assert_eq!(
         (a.flags(), a.set(), a.revision()),
-        (PolicyState::STRICT, 4, b.revision())
+        (PolicyState::STRICT, 4, revision)
     );
     assert!(
-        a.revision() > before.revision(),
+        b.revision() > before.revision(),
         "a pending policy state gets a new revision in any case"
     );
     Tables::flip(
         &mut endpoints,
         &locked,
-        &[flip(0, entries[0].endpoint_id, false)],
+        &flip(0, entries[0].endpoint_id, None),
     )
     .unwrap();
     assert_eq!(

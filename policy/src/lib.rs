@@ -1,8 +1,8 @@
 //! Policy, pure: documents of the node in, tables for the kernel out.
 //!
 //! ```text
-//! bytes --documents::read--> Document --sets::assemble--> Policies --compile--> Tables --plan--> map writes
-//!                                                           endpoints --^          Live --^
+//! bytes --documents::read--> Document --sets::assemble--> Policies --Compiler--> plan --> map writes
+//!                                                           endpoints --^      Image --^
 //! ```
 //!
 //! The `resolve` crate makes documents of NetworkPolicy and the cluster's objects.
@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compile;
+pub mod compiler;
 pub mod documents;
 pub mod explain;
 #[cfg(any(test, feature = "oracle"))]
@@ -32,9 +33,10 @@ pub mod tables;
 mod testing;
 
 pub use compile::compile;
+pub use compiler::Compiler;
 pub use documents::{Document, Identity, Kind, PolicyRef};
 pub use explain::explain;
-pub use plan::{Live, Plan, plan};
+pub use plan::{Image, Plan};
 pub use portmap::{PortMap, Verdict};
 pub use prefix::{Family, Prefix};
 pub use select::{Endpoint, EndpointId, Facts};

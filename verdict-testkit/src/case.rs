@@ -9,7 +9,7 @@ use verdict::decide;
 use verdict::layout::{
     Addr, Config, Direction, ENDPOINT_GUARD, ENDPOINT_MORE_SOURCES, Endpoint, HostPortKey,
     INLINE_ADDRS, PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RuleKey,
-    RuleValue, SOURCE_EXTRA, SOURCE_OWN, SourceKey, V4,
+    SOURCE_EXTRA, SOURCE_OWN, SourceKey, V4,
 };
 use verdict::policy_state::PolicyState;
 use verdict::reason::Reason;
@@ -125,7 +125,7 @@ pub enum Change {
     /// A prefix of peers.
     Prefix(PrefixKey, Option<PrefixValue>),
     /// A rule.
-    Rule(RuleKey, Option<RuleValue>),
+    Rule(RuleKey, Option<u32>),
     /// A port set's entry.
     Port(PortKey, Option<PortValue>),
     /// An address of the host set.

@@ -344,22 +344,13 @@ impl<'a> Source<'a> {
                 let bits = if family == V4 { 32 } else { 128 };
                 let len = self.pick(&[8u32, 16, 24, 31, 32, 64]).min(bits);
                 let class = self.class();
-                let value = PrefixValue {
-                    class,
-                    len,
-                    addr: key.addr,
+                let key = PrefixKey {
+                    prefix_len: PrefixKey::FIXED_BITS + len,
                     family: key.family,
-                    class_again: class,
+                    addr: key.addr,
                 };
-                let prefix_len = PrefixKey::FIXED_BITS + len;
-                Change::Prefix(
-                    PrefixKey {
-                        prefix_len,
-                        family: key.family,
-                        addr: key.addr,
-                    },
-                    (class != 0).then_some(value),
-                )
+                let value = PrefixValue::new(&key, class, class, 0);
+                Change::Prefix(key, (class != 0).then_some(value))
             }
             5 | 6 => {
                 let key = RuleKey {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use verdict::layout::{
     Addr, Config, Direction, HostPortKey, PORT_ALLOW, PORT_DEFAULT, PORT_DENY, PORT_SET_LIMIT,
     PeerKey, PeerValue, PortKey, PortValue, PrefixKey, PrefixValue, RULE_ALLOW_ALL,
-    RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, RuleValue, V4, V6,
+    RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, V4, V6,
 };
 use verdict::packet::proto;
 use verdict::policy_state::PolicyState;
@@ -93,16 +93,13 @@ fn step(verb: &str, rest: &str, revision: &mut u64) -> Result<Vec<Step>, String>
         ("no-peer", [addr]) => Ok(peer(addr, None)?.into_iter().map(Step::Change).collect()),
         ("torn-peer", [addr]) => {
             let key = peer_key(any_address(addr)?);
-            one(Change::Peer(
-                key,
-                Some(PeerValue {
-                    word: PeerValue::new(&key, 1).word ^ (1 << 32),
-                }),
-            ))
+            let mut value = PeerValue::new(&key, 1);
+            value.class.new ^= 1 << 32;
+            one(Change::Peer(key, Some(value)))
         }
         ("torn-prefix", [prefix]) => {
             let (key, mut value) = prefix_of(prefix, 1)?;
-            value.class_again = 2;
+            value.class.old ^= 1 << 32;
             one(Change::Prefix(key, Some(value)))
         }
         ("rule", [direction, class, action]) => {
@@ -255,22 +252,13 @@ fn prefix_of(text: &str, class: u32) -> Result<(PrefixKey, PrefixValue), String>
         .split_once('/')
         .ok_or_else(|| format!("{text:?} is no prefix"))?;
     let (family, addr) = Addr::from_ip(any_address(addr)?);
-    let len = number(len)?;
+    let len: u32 = number(len)?;
     let key = PrefixKey {
         prefix_len: PrefixKey::FIXED_BITS + len,
         family: u32::from(family),
         addr,
     };
-    Ok((
-        key,
-        PrefixValue {
-            class,
-            len,
-            addr,
-            family: u32::from(family),
-            class_again: class,
-        },
-    ))
+    Ok((key, PrefixValue::new(&key, class, class, 0)))
 }
 
 /// A peer by address, prefix or one of the names (both families then).
@@ -311,7 +299,7 @@ fn rule_keys(direction: &str, class: &str) -> Result<[RuleKey; 2], String> {
     }))
 }
 
-fn rule_value(word: &str) -> Result<RuleValue, String> {
+fn rule_value(word: &str) -> Result<u32, String> {
     Ok(match word {
         "allow" => RULE_ALLOW_ALL,
         "deny" => RULE_DENY_ALL,

@@ -126,7 +126,7 @@ pub struct Tables {
     /// Exact peers, as the policy states in the table.
     pub peers: BTreeMap<PeerKey, PeerValue>,
     /// Rules.
-    pub rules: BTreeMap<RuleKey, RuleValue>,
+    pub rules: BTreeMap<RuleKey, u32>,
     /// Entries that the flow table takes; 0 = refuses all.
     pub flow_capacity: usize,
     sources: Trie<24, u32>,
@@ -383,8 +383,8 @@ impl Env for Tables {
         self.sockets
             .contains(&(packet.protocol, u16::from_be(packet.dst_port_be)))
     }
-    fn peer(&self, key: &PeerKey) -> Option<u64> {
-        self.peers.get(key).map(|v| v.word)
+    fn peer(&self, key: &PeerKey) -> Option<PeerValue> {
+        self.peers.get(key).copied()
     }
     fn prefix(&self, key: &PrefixKey) -> Option<PrefixValue> {
         self.prefixes
@@ -392,7 +392,8 @@ impl Env for Tables {
             .copied()
     }
     fn rule(&self, key: &RuleKey) -> Option<RuleValue> {
-        self.rules.get(key).copied()
+        let says = self.rules.get(key)?;
+        Some(RuleValue::new(key, *says))
     }
     fn port(&self, key: &PortKey) -> Option<PortValue> {
         self.ports.longest(key.prefix_len, port_bytes(key)).copied()

@@ -1,8 +1,8 @@
 //! What `decide` asks of the world around it: the tables and the few facts that only the host knows.
 
 use crate::layout::{
-    Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PortKey, PortValue,
-    PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey,
+    Config, Endpoint, FlowKey, FlowValue, FragmentKey, HostPortKey, PeerKey, PeerValue, PortKey,
+    PortValue, PrefixKey, PrefixValue, RuleKey, RuleValue, SourceKey,
 };
 use crate::nursery::Nursery;
 use crate::packet::Packet;
@@ -82,8 +82,8 @@ pub trait Env {
     /// Whether a socket of the host takes the packet's (new) TCP or UDP flow.
     fn host_socket(&self, packet: &Packet) -> bool;
 
-    /// Class of an exact peer, as the word in the table.
-    fn peer(&self, key: &PeerKey) -> Option<u64>;
+    /// Class of an exact peer.
+    fn peer(&self, key: &PeerKey) -> Option<PeerValue>;
     /// Class of the longest prefix.
     fn prefix(&self, key: &PrefixKey) -> Option<PrefixValue>;
     /// A rule.

@@ -1,14 +1,18 @@
 //! What policy says of one flow: peer -> class -> rule -> port set, and the default of the policy state.
+//!
+//! Peers and rules are read in the version of the policy state's revision ([`crate::layout::Versioned`]).
 
 use crate::env::Env;
 use crate::layout::{
-    Addr, Direction, PORT_ALLOW, PORT_DENY, PeerValue, PortKey, PrefixKey, RULE_ALLOW_ALL,
-    RULE_DEFAULT_ALL, RULE_DENY_ALL, V4,
+    Addr, CLASS_BASE_MASK, Direction, PORT_ALLOW, PORT_DENY, PortKey, PrefixKey, RULE_ALLOW_ALL,
+    RULE_DEFAULT_ALL, RULE_DENY_ALL, RULE_NONE, V4,
 };
 use crate::policy_state::PolicyState;
 use crate::reason::Reason;
 use crate::scratch::Scratch;
 
+/// A class, its base, everybody else.
+const RULES_AT_MOST: u32 = 3;
 /// How often a value that was taken from under the reader is read again.
 const TRIES: u32 = 2;
 
@@ -28,10 +32,13 @@ pub(crate) fn evaluate_policy<E: Env>(
     }
     if policy_state.has_rules(direction) {
         let remote = scratch.flow.remote;
-        let Some(class) = class_of(env, &remote, scratch) else {
+        let Some(class) = class_of(env, policy_state.revision(), &remote, scratch) else {
             return Reason::TableError;
         };
-        match rule(env, policy_state.set(), direction, class, scratch) {
+        let Some(says) = rule(env, policy_state, direction, class, scratch) else {
+            return Reason::TableError;
+        };
+        match ports(env, says, direction, scratch) {
             Some(true) => return Reason::PolicyAllowed,
             Some(false) => return Reason::PolicyDenied,
             None => {}
@@ -62,21 +69,24 @@ pub(crate) fn denies_itself<E: Env>(
         return false;
     }
     let own = scratch.flow.local;
-    match class_of(env, &own, scratch) {
-        Some(class) => rule(env, policy_state.set(), direction, class, scratch) == Some(false),
+    let Some(class) = class_of(env, policy_state.revision(), &own, scratch) else {
+        return true;
+    };
+    match rule(env, policy_state, direction, class, scratch) {
+        Some(says) => ports(env, says, direction, scratch) == Some(false),
         None => true,
     }
 }
 
 /// Class of an address of the flow's family; 0 = everybody else, `None` = the table could not be read.
 #[inline(always)]
-fn class_of<E: Env>(env: &E, addr: &Addr, scratch: &mut Scratch) -> Option<u32> {
+fn class_of<E: Env>(env: &E, revision: u64, addr: &Addr, scratch: &mut Scratch) -> Option<u32> {
     scratch.peer.family = u32::from(scratch.flow.family);
     scratch.peer.addr = *addr;
     let mut torn = false;
     for _ in 0..TRIES {
         match env.peer(&scratch.peer) {
-            Some(word) => match (PeerValue { word }).class(&scratch.peer) {
+            Some(value) => match value.class.at(scratch.peer.check(), revision) {
                 Some(class) => return Some(class),
                 None => torn = true,
             },
@@ -99,14 +109,14 @@ fn class_of<E: Env>(env: &E, addr: &Addr, scratch: &mut Scratch) -> Option<u32> 
         };
         let key = &scratch.prefix.addr.0;
         let addr = &value.addr.0;
-        if value.class == value.class_again
-            && value.family == scratch.prefix.family
+        if value.family == scratch.prefix.family
             && (key[0] ^ addr[0]) & mask(value.len, 0) == 0
             && (key[1] ^ addr[1]) & mask(value.len, 32) == 0
             && (key[2] ^ addr[2]) & mask(value.len, 64) == 0
             && (key[3] ^ addr[3]) & mask(value.len, 96) == 0
+            && let Some(class) = value.class.at(value.check(), revision)
         {
-            return Some(value.class);
+            return Some(class);
         }
     }
     None
@@ -124,25 +134,50 @@ const fn mask(len: u32, from: u32) -> u32 {
     }
 }
 
-/// What the set's rules say: `None` = the policy state's default.
+/// What the rule set says of a class: its own rule, else that of its base, else that of everybody else. `None` = the
+/// table could not be read.
 #[inline(always)]
 fn rule<E: Env>(
     env: &E,
-    set: u16,
+    policy_state: PolicyState,
     direction: Direction,
     class: u32,
     scratch: &mut Scratch,
-) -> Option<bool> {
+) -> Option<u32> {
     scratch.rule.class = class;
-    scratch.rule.set = set;
+    scratch.rule.set = policy_state.set();
     scratch.rule.direction = direction as u8;
     scratch.rule.family = scratch.flow.family;
-    let mut found = env.rule(&scratch.rule);
-    if found.is_none() && class != 0 {
-        scratch.rule.class = 0;
-        found = env.rule(&scratch.rule);
+    for _ in 0..RULES_AT_MOST {
+        let says = entry(env, policy_state.revision(), scratch)?;
+        if says != RULE_NONE || scratch.rule.class == 0 {
+            return Some(says);
+        }
+        let base = scratch.rule.class & CLASS_BASE_MASK;
+        scratch.rule.class = if base == scratch.rule.class { 0 } else { base };
     }
-    match found? {
+    Some(RULE_NONE)
+}
+
+/// What one entry says, [`RULE_NONE`] where there is none. `None` = it could not be read.
+#[inline(always)]
+fn entry<E: Env>(env: &E, revision: u64, scratch: &Scratch) -> Option<u32> {
+    for _ in 0..TRIES {
+        let Some(value) = env.rule(&scratch.rule) else {
+            return Some(RULE_NONE);
+        };
+        if let Some(says) = value.says.at(scratch.rule.check(), revision) {
+            return Some(says);
+        }
+    }
+    None
+}
+
+/// What a rule's value says of the flow's port: `None` = the policy state's default.
+#[inline(always)]
+fn ports<E: Env>(env: &E, says: u32, direction: Direction, scratch: &mut Scratch) -> Option<bool> {
+    match says {
+        RULE_NONE => None,
         RULE_ALLOW_ALL => Some(true),
         RULE_DENY_ALL => Some(false),
         RULE_DEFAULT_ALL => None,

@@ -6,14 +6,14 @@ use aya::Pod;
 use aya::maps::MapData;
 use enforcer::maps::{
     self, ConfigValue, CounterValue, EndpointValue, FlowKey, FlowValue, HostPortKey, NurseryBucket,
-    PeerKey, PeerValue, PortData, PrefixData, PrefixValue, RuleKey, SourceData,
+    PeerKey, PeerValue, PortData, PrefixData, PrefixValue, RuleKey, RuleValue, SourceData,
 };
 use enforcer::pins::Pins;
 use serde::Serialize;
 use verdict::flow::FlowVerdict;
 use verdict::layout::{
-    Addr, ENDPOINT_INDEXES, INLINE_ADDRS, PORT_ALLOW, PORT_DENY, RULE_ALLOW_ALL, RULE_DEFAULT_ALL,
-    RULE_DENY_ALL, V4,
+    Addr, CLASS_BASE_MASK, CLASS_BITS, ENDPOINT_INDEXES, INLINE_ADDRS, PORT_ALLOW, PORT_DENY,
+    RULE_ALLOW_ALL, RULE_DEFAULT_ALL, RULE_DENY_ALL, RULE_NONE, V4, Versioned,
 };
 use verdict::{Direction, PolicyState, Reason};
 
@@ -160,8 +160,7 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
             format!("{} {}", k.protocol, u16::from_be(k.port_be))
         })?,
         "PEERS" => hash(pins, name, |PeerKey(k), PeerValue(v)| {
-            let class = v.class(&k).map_or_else(|| "torn".into(), |c| c.to_string());
-            format!("{} class {class}", k.addr.to_ip(k.family as u8))
+            format!("{} class {}", k.addr.to_ip(k.family as u8), class(v.class))
         })?,
         "PREFIXES" => trie(
             pins,
@@ -171,23 +170,24 @@ fn lines_of(pins: &Pins, name: &'static str) -> Result<Vec<String>, Error> {
                     "{}/{} class {}",
                     Addr([a, b, c, d]).to_ip(family as u8),
                     len.saturating_sub(32),
-                    v.class
+                    class(v.class)
                 )
             },
         )?,
-        "RULES" => hash(pins, name, |RuleKey(k), v: u32| {
-            let what = match v {
+        "RULES" => hash(pins, name, |RuleKey(k), RuleValue(v)| {
+            let what = versions(v.says, |says| match says {
+                RULE_NONE => "none".into(),
                 RULE_ALLOW_ALL => "allow".into(),
                 RULE_DENY_ALL => "deny".into(),
                 RULE_DEFAULT_ALL => "default".into(),
                 n => format!("ports {n}"),
-            };
+            });
             format!(
                 "set {} {} v{} class {} {what}",
                 k.set,
                 direction(k.direction),
                 k.family,
-                k.class
+                class_name(k.class)
             )
         })?,
         "PORTS" => trie(pins, name, |len, PortData([set, rest]), v: u32| {
@@ -362,5 +362,26 @@ pub(crate) fn flags(policy_state: PolicyState) -> String {
         "standard".into()
     } else {
         set.join(",")
+    }
+}
+
+/// What holds, and while a change is on its way what held before it.
+fn versions(value: Versioned, name: impl Fn(u32) -> String) -> String {
+    match value.parts() {
+        (_, new, 0) => name(new),
+        (old, new, since) => format!("{} (before revision {since}: {})", name(new), name(old)),
+    }
+}
+
+fn class(value: Versioned) -> String {
+    versions(value, class_name)
+}
+
+/// Base and class; a class that is its base has no number of its own.
+fn class_name(class: u32) -> String {
+    match (class >> CLASS_BITS, class & !CLASS_BASE_MASK) {
+        (0, own) => own.to_string(),
+        (base, 0) => format!("base-{base}"),
+        (base, own) => format!("{own} of base-{base}"),
     }
 }

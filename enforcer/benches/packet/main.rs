@@ -306,7 +306,7 @@ fn tracked(kernel: &mut Kernel) -> Result<f64> {
 
 /// Peers 10.128.0.0 and on, each a class with 24 port ranges; as exact addresses or as prefixes.
 fn fill_peers(kernel: &Kernel, prefixes: bool) -> Result<()> {
-    let mut rules: HashMap<MapData, RuleKey, u32> = maps::hash(&kernel.pins, "RULES")?;
+    let mut rules: HashMap<MapData, RuleKey, RuleValue> = maps::hash(&kernel.pins, "RULES")?;
     let mut ports: LpmTrie<MapData, PortData, u32> = maps::trie(&kernel.pins, "PORTS")?;
     let mut exact: HashMap<MapData, PeerKey, PeerValue> = maps::hash(&kernel.pins, "PEERS")?;
     let mut trie: LpmTrie<MapData, PrefixData, PrefixValue> = maps::trie(&kernel.pins, "PREFIXES")?;
@@ -318,7 +318,11 @@ fn fill_peers(kernel: &Kernel, prefixes: bool) -> Result<()> {
                 direction,
                 family: layout::V4,
             };
-            rules.insert(RuleKey(key), class, 0)?;
+            rules.insert(
+                RuleKey(key),
+                RuleValue(layout::RuleValue::new(&key, class)),
+                0,
+            )?;
         }
         for range in 0..RANGES {
             let port_be = (1024 + range * 64).to_be();
@@ -345,13 +349,7 @@ fn fill_peers(kernel: &Kernel, prefixes: bool) -> Result<()> {
                 family: 4,
                 addr,
             };
-            let value = layout::PrefixValue {
-                class,
-                len: 30,
-                addr,
-                family: 4,
-                class_again: class,
-            };
+            let value = layout::PrefixValue::new(&key, class, class, 0);
             trie.insert(&prefix_key(&key), PrefixValue(value), 0)?;
         } else {
             let key = layout::PeerKey { family: 4, addr };

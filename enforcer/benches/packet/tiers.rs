@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use policy::{Endpoint, EndpointId, Facts, Policies, assemble, compile, plan};
+use policy::{Endpoint, EndpointId, Facts, Policies, assemble};
 use serde_json::{Value, json};
 use verdict::layout::Direction;
 use verdict_testkit::frame;
 
-use super::carry::carry_out;
-use super::companion::{self, Target};
+use super::carry::Carrier;
+use super::companion::Target;
 use super::kernel::{IFINDEX, Kernel};
 use super::{DROP, Measured, PASS, RANGES, REPEAT, ROUNDS, Result, begin, fd_of};
 
@@ -106,7 +106,7 @@ pub(crate) fn with_and_without(kernel: &mut Kernel) -> Result<()> {
         .entry(IFINDEX)?
         .ok_or("no endpoint")?
         .endpoint_id;
-    let mut carrier = companion::KernelTables::open(&kernel.store, &kernel.bpf)?;
+    let mut carrier = Carrier::open(&kernel.store, &kernel.bpf)?;
     let worlds = [
         ("no tiers", policies(&[network_policy()])),
         ("same ports", both_tiers(false)),
@@ -133,14 +133,19 @@ pub(crate) fn with_and_without(kernel: &mut Kernel) -> Result<()> {
     let mut costs: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
     for _ in 0..TURNS {
         for (world, (_, policies)) in worlds.iter().enumerate() {
-            let tables = compile(&[endpoint(endpoint_id)], policies, &Facts::default());
-            let plan = plan(&carrier.live, &tables);
             let whom = (EndpointId(endpoint_id), kernel.endpoint_index());
             let target = Target {
                 ifindex: IFINDEX,
                 extra: 0,
             };
-            carry_out(&mut carrier, &plan, whom, target)?;
+            let endpoints = [endpoint(endpoint_id)];
+            carrier.put_in_force(
+                &endpoints,
+                policies.clone(),
+                &Facts::default(),
+                whom,
+                target,
+            )?;
             for (which, (name, words, want)) in frames.iter().enumerate() {
                 let wire = frame(words, Direction::Ingress)?;
                 let mut measured =

@@ -22,7 +22,7 @@ use ipnetwork::IpNetwork;
 use nix::sched::{CloneFlags, unshare};
 use state::Store;
 use verdict::flow::TICK_JIFFIES;
-use verdict::layout::{Config, Direction};
+use verdict::layout::{self, Config, Direction};
 use verdict::{PolicyState, Reason};
 use verdict_testkit::case::Change;
 use verdict_testkit::{Outcome, Via, Wire, World};
@@ -142,7 +142,7 @@ impl Kernel {
         self.clear::<PeerKey, u32>("HOSTS");
         self.clear::<u32, u32>("HOSTPATHS");
         self.clear::<HostPortKey, u32>("HOSTPORTS");
-        self.clear::<RuleKey, u32>("RULES");
+        self.clear::<RuleKey, RuleValue>("RULES");
         self.clear_trie::<PrefixData, PrefixValue>("PREFIXES");
         self.clear_trie::<PortData, u32>("PORTS");
         let mut fragments = maps::lru::<FragmentKey, FlowValue>(&self.pins, "FRAGMENTS").unwrap();
@@ -319,7 +319,10 @@ impl World for Kernel {
                     None => drop(trie.remove(&prefix_key(key))),
                 }
             }
-            Change::Rule(key, value) => self.set("RULES", RuleKey(*key), *value),
+            Change::Rule(key, value) => {
+                let value = value.map(|says| RuleValue(layout::RuleValue::new(key, says)));
+                self.set("RULES", RuleKey(*key), value);
+            }
             Change::Port(key, value) => {
                 let mut trie: LpmTrie<_, PortData, u32> = maps::trie(&self.pins, "PORTS").unwrap();
                 match value {

@@ -114,9 +114,9 @@ impl Env for Asking<'_> {
     type FlowRef = FlowCell;
     type Bucket = BucketCell;
 
-    fn peer(&self, key: &PeerKey) -> Option<u64> {
+    fn peer(&self, key: &PeerKey) -> Option<PeerValue> {
         self.peer.set(*key);
-        Some(PeerValue::new(key, 1).word)
+        Some(PeerValue::new(key, 1))
     }
     fn prefix(&self, _: &PrefixKey) -> Option<PrefixValue> {
         unreachable!("every peer is known exactly")
@@ -126,7 +126,7 @@ impl Env for Asking<'_> {
             0 => Direction::Ingress,
             _ => Direction::Egress,
         });
-        Some(1)
+        Some(RuleValue::new(key, 1))
     }
     fn port(&self, key: &PortKey) -> Option<PortValue> {
         let peer = self.peer.get();

@@ -1,7 +1,7 @@
 //! The groups that hold an address, folded into one port map: Admin by priority, then NetworkPolicy, then Baseline by
 //! priority, then the default.
 
-use super::groups::{Group, GroupId, Groups};
+use super::groups::Group;
 use crate::{
     documents::{Action, Tier},
     portmap::{Pieces, PortMap, Verdict},
@@ -12,8 +12,7 @@ type Answers = Pieces<Option<Action>>;
 
 /// Folds the groups of one direction. `isolated`: some policy isolates the endpoint for it, so that Baseline is not
 /// consulted and what nothing allows is denied; that denial is the word's (`Default`), not the map's.
-pub(super) fn port_map(groups: &Groups<'_>, ids: &[GroupId], isolated: bool) -> PortMap {
-    let mut listed: Vec<&Group> = ids.iter().map(|id| &groups.groups[*id as usize]).collect();
+pub(crate) fn port_map(mut listed: Vec<&Group>, isolated: bool) -> PortMap {
     listed.sort_by_key(|group| group.rank);
     let (admin, rest): (Vec<_>, Vec<_>) = listed
         .into_iter()

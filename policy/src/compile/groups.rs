@@ -11,43 +11,44 @@ use crate::{
 };
 
 /// Number of a group; groups of one policy and direction are numbered in a row.
-pub(super) type GroupId = u32;
+pub(crate) type GroupId = u32;
 
 /// Where a group stands among the others: tier, then priority, then policy, then place in an ordered policy's list.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Rank {
-    pub(super) tier: Tier,
-    pub(super) priority: u16,
-    pub(super) policy: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Rank {
+    pub(crate) tier: Tier,
+    pub(crate) priority: u16,
+    pub(crate) policy: u32,
     /// Place in the list of an ordered policy; `None` = Deny before Accept before Pass.
-    pub(super) order: Option<u32>,
+    pub(crate) order: Option<u32>,
 }
 
 /// One group.
-pub(super) struct Group {
-    pub(super) rank: Rank,
-    pub(super) action: Action,
-    pub(super) ports: Pieces<bool>,
+#[derive(Clone, Debug)]
+pub(crate) struct Group {
+    pub(crate) rank: Rank,
+    pub(crate) action: Action,
+    pub(crate) ports: Pieces<bool>,
 }
 
 /// A block of a group.
-pub(super) struct Block<'a> {
-    pub(super) group: GroupId,
-    pub(super) cidr: Prefix,
-    pub(super) except: &'a [Prefix],
+pub(crate) struct Block<'a> {
+    pub(crate) group: GroupId,
+    pub(crate) cidr: Prefix,
+    pub(crate) except: &'a [Prefix],
 }
 
 /// All groups of the policies that count.
 #[derive(Default)]
-pub(super) struct Groups<'a> {
-    pub(super) groups: Vec<Group>,
-    pub(super) blocks: Vec<Block<'a>>,
+pub(crate) struct Groups<'a> {
+    pub(crate) groups: Vec<Group>,
+    pub(crate) blocks: Vec<Block<'a>>,
     /// Per policy: ranges of group numbers, ingress and egress.
     ranges: Vec<[Range<GroupId>; 2]>,
 }
 
 impl<'a> Groups<'a> {
-    pub(super) fn of(policies: &[&'a Policy], active: &[bool]) -> Self {
+    pub(crate) fn of(policies: &[&'a Policy], active: &[bool]) -> Self {
         let mut out = Self::default();
         for (number, policy) in policies.iter().enumerate() {
             let ranges = DIRECTIONS.map(|direction| {
@@ -62,7 +63,7 @@ impl<'a> Groups<'a> {
         out
     }
 
-    pub(super) fn of_policy(&self, policy: u32, direction: Direction) -> Range<GroupId> {
+    pub(crate) fn of_policy(&self, policy: u32, direction: Direction) -> Range<GroupId> {
         self.ranges[policy as usize][direction as usize].clone()
     }
 

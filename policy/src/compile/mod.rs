@@ -10,8 +10,8 @@
 //!    into one port map.
 
 mod classes;
-mod fold;
-mod groups;
+pub(crate) mod fold;
+pub(crate) mod groups;
 #[cfg(test)]
 mod tests;
 
@@ -187,7 +187,8 @@ impl Compilation<'_> {
         if let Some(map) = self.folded.get(&key) {
             return *map;
         }
-        let map = fold::port_map(self.groups, &key.1, isolated);
+        let listed = key.1.iter().map(|id| &self.groups.groups[*id as usize]);
+        let map = fold::port_map(listed.collect(), isolated);
         let number = PortMapIndex(self.maps.number(map));
         self.folded.insert(key, number);
         number
@@ -195,7 +196,10 @@ impl Compilation<'_> {
 }
 
 /// Of two sorted lists, what is in exactly one.
-fn symmetric_difference(a: &[GroupId], b: impl Iterator<Item = GroupId>) -> Vec<GroupId> {
+pub(crate) fn symmetric_difference(
+    a: &[GroupId],
+    b: impl Iterator<Item = GroupId>,
+) -> Vec<GroupId> {
     let mut out = Vec::with_capacity(a.len() + 1);
     let mut a = a.iter().copied().peekable();
     for group in b {

@@ -1,229 +1,412 @@
-//! From what the kernel holds ([`Live`]) to what it should hold ([`Tables`]), as an ordered list of single writes.
+//! From what the kernel holds ([`Image`]) to what it should hold ([`Compiler`]): a state machine that says the next step
+//! and takes its result. Production, tests and the trace log run the same one.
 //!
-//! The promise, after *each* write: every endpoint has its old verdict for every packet until its own policy state is written,
-//! and its new one from then on. So a change of many documents flips as one, with one store per endpoint, and a plan
-//! that stops halfway (a full map) leaves the old policy in force.
+//! The promise, after *each* step: every endpoint has its old verdict for every packet until its own policy state is
+//! written, and its new one from then on. How: an entry holds a value in two versions, before and from a policy revision
+//! on ([`verdict::layout::Versioned`]), and a program reads all entries in the version of its policy state's revision.
 //!
-//! How: the policy state names the set, the peers' tables name the class, and (set, class) gives the verdict. An address whose
-//! class changes must have its old verdict under the old sets and its new one under the new sets. Each class in the
-//! kernel gets a *home*: the class of the new tables in which most of its addresses are now. Addresses that are at home
-//! stay where they are, and the kernel's class gets the new class's rules under the new sets. All others, and those that
-//! come or go, are moved to a class made for this pair of old and new (unless no set can tell it from the canonical one).
+//! 1. One new revision is taken.
+//! 2. *Prepare*: port sets that nobody names yet, then every rule and every peer that changes, in both versions. Nobody
+//!    has the new revision: nobody's verdict changes. A write that fails (a full table) is undone with all before it.
+//! 3. *States*: each endpoint whose verdicts change gets its policy state with the new revision: the change itself. The
+//!    others read the old versions, which say the same to them.
+//! 4. A grace period: no program still uses a policy state that it read before.
+//! 5. *Settle*: the old versions are written away, and entries that say what holds without them are deleted.
+//! 6. A grace period: no program still uses a class that it read in an old version.
+//! 7. *Sweep*: rules of classes and sets, and port sets, that nothing names any more.
 //!
-//! 1. `prepare`: port sets and rules that nobody reads yet, then peers, longest first. Nobody's verdict changes.
-//! 2. `policy states`: each endpoint flips. Where the function is the same the revision stays, so that its flows are not judged again.
-//! 3. `settle`: now that nobody uses the old sets, classes that mean the same become one and peers that went are deleted,
-//!    shortest first. Nobody's verdict changes.
-//! 4. `sweep`: rules, sets and port sets that nobody reads any more. Their numbers rest until a grace period is over.
-//!
-//! Between the phases lies a grace period ([`Step::Grace`]).
+//! On a weakly ordered CPU (arm64): the writes of step 2 are system calls, and the store of step 3 is a release store, so
+//! whoever sees the store can see the writes. The program's side needs that its look-ups are not satisfied before its read
+//! of the policy state. A look-up in `RULES` takes its key from that read (the set), and a dependency orders it; one in
+//! `PEERS` and `PREFIXES` does not. There the window is that of one packet that read a value before the new version was
+//! written and the policy state after it was stored: it gets the old class, as a packet a moment earlier does, and its
+//! flow is evaluated under the new revision with it. docs/adr/0010 says what closes it.
 
-mod differ;
-mod live;
-mod meanings;
-mod numbers;
-mod regions;
+mod build;
+mod display;
+mod image;
+mod keys;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-pub use live::{ClassId, EndpointState, Live, PortSetId, RuleKey, RuleValue, SetId};
+pub use image::{Image, Sizes};
+pub use keys::rule_at;
+use verdict::layout::TableWrite;
 
-use crate::{portmap::PortMap, prefix::Prefix, select::EndpointId, tables::Tables};
+use crate::{
+    compiler::{Compiler, EndpointState, RuleAt, RuleSetId},
+    portmap::{PortMap, PortPrefix, Verdict},
+    prefix::Prefix,
+    select::EndpointId,
+};
 
-/// One write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Write {
-    /// All entries of a port set, [`PortMap::prefixes`]; nobody reads it yet. If it fails in part: [`Live::spoil`].
-    PutPortSet {
-        /// Number.
-        id: PortSetId,
-        /// Contents.
-        map: PortMap,
-    },
-    /// A rule; never over another value.
-    PutRule {
-        /// Set.
-        set: SetId,
-        /// Key.
-        key: RuleKey,
-        /// Value.
-        value: RuleValue,
-    },
-    /// The class of a block: exact addresses in the hash, others in the trie.
-    PutPeer {
-        /// Block.
-        prefix: Prefix,
-        /// Class.
-        class: ClassId,
-    },
-    /// The endpoint's policy state: one store that takes mode and the other flags over. `PENDING` goes with it.
-    PutPolicyState {
-        /// Endpoint.
-        endpoint: EndpointId,
-        /// Set and flags.
-        policy_state: EndpointState,
-        /// Take a new revision: the endpoint's verdicts change. Otherwise keep the one it has.
-        new_revision: bool,
-    },
-    /// A block has the class of what surrounds it.
-    DeletePeer {
-        /// Block.
-        prefix: Prefix,
-    },
-    /// A rule that nobody reads.
-    DeleteRule {
-        /// Set.
-        set: SetId,
-        /// Key.
-        key: RuleKey,
-    },
-    /// A port set that nobody reads, with what it holds; `None` = not known, look for its entries.
-    DeletePortSet {
-        /// Number.
-        id: PortSetId,
-        /// Contents.
-        map: Option<PortMap>,
-    },
-}
-
-/// A plan; see the module for its phases.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Wait before the first write: policy states changed under an earlier plan that did not come to its end.
-    pub waits: bool,
-    /// Before anything changes for anybody.
-    pub prepare: Vec<Write>,
-    /// The change.
-    pub policy_states: Vec<Write>,
-    /// After it, on tables that are read.
-    pub settle: Vec<Write>,
-    /// After it, on tables that are not.
-    pub sweep: Vec<Write>,
-}
-
-/// What to do next.
+/// What is to be done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step<'a> {
-    /// Make this write, then [`Live::apply`] it; if it fails, stop: a new plan goes on from there.
-    Write(&'a Write),
-    /// Wait until no program still uses what it read before, then [`Live::grace`].
+pub enum Step {
+    /// Take a revision that no policy state ever had: [`Taken::Revision`].
+    Revision,
+    /// Make this write.
+    Write(TableWrite),
+    /// Store the endpoint's policy state: rule set, isolation and rules as given, the other flags as they are, `pending`
+    /// taken away. An endpoint that is gone counts as done.
+    State {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// What policy decides of it.
+        state: EndpointState,
+        /// Its new revision.
+        revision: u64,
+    },
+    /// Wait until no program still uses what it read before.
     Grace,
+    /// Nothing is left to do: see [`Plan::failed`].
+    Done,
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was done.
+    Done,
+    /// The revision that was asked for.
+    Revision(u64),
+    /// It could not be done. In *prepare*, what was done is undone; a policy state is asked for again, and so is a
+    /// deletion; a grace period is asked for again.
+    Failed,
+}
+
+/// Where an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Peer(Prefix),
+    Rule(RuleSetId, RuleAt),
+    Port(u32, PortPrefix, Verdict),
+}
+
+/// An entry that changes.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    place: Place,
+    old: u32,
+    new: u32,
+    /// It is written before the policy states.
+    prepared: bool,
+    /// It has to be in two versions meanwhile.
+    versioned: bool,
+    /// It is in the kernel before.
+    there: bool,
+    /// It is in the kernel afterwards.
+    stays: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Revision,
+    Prepare(usize),
+    Undo(usize),
+    States(usize),
+    FirstGrace,
+    Settle(usize),
+    SecondGrace,
+    Sweep(usize),
+    Done,
+}
+
+/// See the module. Run it to its end, or at least to where it is in force, before the next one is made.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    phase: Phase,
+    failed: bool,
+    since: u64,
+    entries: Vec<Entry>,
+    states: Vec<(EndpointId, EndpointState)>,
+    sweep: Vec<Place>,
+    new_port_sets: Vec<(u32, Arc<PortMap>)>,
+    dead_port_sets: BTreeSet<u32>,
+    /// What of the sweep is still in the image's picture of rules.
+    swept_rules: Vec<(RuleSetId, RuleAt)>,
+    /// Something has two versions.
+    versioned: bool,
+    needs: Sizes,
 }
 
 impl Plan {
-    /// Nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.phases().iter().all(|phase| phase.is_empty())
+    /// Plans the way from the image to what the compiler says. `leftover`: what an earlier plan did not come to sweep
+    /// ([`Plan::leftover`]).
+    pub fn new(compiler: &mut Compiler, image: &mut Image, leftover: &[Leftover]) -> Self {
+        let mut plan = build::plan(compiler, image);
+        plan.sweep.splice(0..0, leftover.iter().map(|one| one.0));
+        plan.skip_empty(compiler, image);
+        plan
     }
 
-    /// Number of writes.
+    /// Entries that it adds before anything is deleted: there must be room for them.
+    pub const fn needs(&self) -> Sizes {
+        self.needs
+    }
+
+    /// Number of writes to tables and policy states, deletions included.
     pub fn len(&self) -> usize {
-        self.phases().iter().map(|phase| phase.len()).sum()
+        let prepared = self.entries.iter().filter(|e| e.prepared).count();
+        let settled = self.entries.iter().filter(|e| e.settles()).count();
+        prepared + self.states.len() + settled + self.sweep.len()
     }
 
-    /// Everything in order, with the grace periods: one before the policy states if anything was prepared for them, and one before
-    /// each later phase always, since policy states may have changed under an earlier plan that did not come to its end.
-    pub fn steps(&self) -> impl Iterator<Item = Step<'_>> {
-        let later = [&self.settle, &self.sweep]
-            .into_iter()
-            .filter(|phase| !phase.is_empty());
-        self.steps_to_force().chain(
-            later.flat_map(|phase| {
-                std::iter::once(Step::Grace).chain(phase.iter().map(Step::Write))
-            }),
+    /// Nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    /// The endpoints whose policy state it writes.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> + '_ {
+        self.states.iter().map(|(id, _)| *id)
+    }
+
+    /// The new policy is in force for every endpoint.
+    pub const fn in_force(&self) -> bool {
+        !self.failed
+            && matches!(
+                self.phase,
+                Phase::FirstGrace
+                    | Phase::Settle(_)
+                    | Phase::SecondGrace
+                    | Phase::Sweep(_)
+                    | Phase::Done
+            )
+    }
+
+    /// It could not be carried out; everything is as it was.
+    pub const fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// All entries have one version; at most a sweep is left, which the next plan can take over.
+    pub const fn is_settled(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::SecondGrace | Phase::Sweep(_) | Phase::Done
         )
     }
 
-    /// The new policy is in force once these are done: [`Plan::steps`] up to the last policy state.
-    pub fn steps_to_force(&self) -> impl Iterator<Item = Step<'_>> {
-        let first = (self.waits && !self.prepare.is_empty()).then_some(Step::Grace);
-        let second =
-            (!self.prepare.is_empty() && !self.policy_states.is_empty()).then_some(Step::Grace);
-        let prepare = first
-            .into_iter()
-            .chain(self.prepare.iter().map(Step::Write));
-        prepare
-            .chain(second)
-            .chain(self.policy_states.iter().map(Step::Write))
+    /// What is still to be swept.
+    pub fn leftover(&self) -> Vec<Leftover> {
+        let from = match self.phase {
+            Phase::Sweep(done) => done,
+            Phase::Done => self.sweep.len(),
+            _ => 0,
+        };
+        self.sweep[from..].iter().copied().map(Leftover).collect()
     }
 
-    const fn phases(&self) -> [&Vec<Write>; 4] {
-        [
-            &self.prepare,
-            &self.policy_states,
-            &self.settle,
-            &self.sweep,
-        ]
-    }
-}
-
-/// Plans the way from `live` to `tables`. Equal tables give an empty plan; what an earlier plan left behind is swept.
-///
-/// Policy states of endpoints that are not in `tables` are left alone, and so are their sets: [`Live::forget`] them first.
-pub fn plan(live: &Live, tables: &Tables) -> Plan {
-    differ::plan(live, tables)
-}
-
-impl fmt::Display for Write {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PutPortSet { id, map } => write!(f, "put port-set {}: {map}", id.0),
-            Self::PutRule { set, key, value } => {
-                write!(f, "put rule {}: ", RuleName(*set, *key))?;
-                match value {
-                    RuleValue::Whole(verdict) => write!(f, "{verdict}"),
-                    RuleValue::Ports(id) => write!(f, "port-set {}", id.0),
+    /// The next step: the same one until its result is taken.
+    pub fn next(&self) -> Step {
+        match self.phase {
+            Phase::Revision => Step::Revision,
+            Phase::Prepare(i) => Step::Write(self.entries[i].prepared(self.since)),
+            Phase::Undo(i) => Step::Write(self.entries[i].undone()),
+            Phase::States(i) => {
+                let (endpoint, state) = self.states[i];
+                Step::State {
+                    endpoint,
+                    state,
+                    revision: self.since,
                 }
             }
-            Self::PutPeer { prefix, class } => write!(f, "put peer {prefix}: class {}", class.0),
-            Self::PutPolicyState {
-                endpoint,
-                policy_state,
-                new_revision,
-            } => {
-                let revision = if *new_revision {
-                    "new revision"
-                } else {
-                    "same revision"
-                };
-                write!(
-                    f,
-                    "put policy state of {}: set {}, flags {:#04x}, {revision}",
-                    endpoint.0,
-                    policy_state.set.0,
-                    policy_state.flags()
-                )
+            Phase::FirstGrace | Phase::SecondGrace => Step::Grace,
+            Phase::Settle(i) => Step::Write(self.entries[i].settled()),
+            Phase::Sweep(i) => Step::Write(self.sweep[i].deleted()),
+            Phase::Done => Step::Done,
+        }
+    }
+
+    /// Takes the result of the step that [`Plan::next`] said.
+    pub fn took(&mut self, taken: Taken, compiler: &mut Compiler, image: &mut Image) {
+        let failed = taken == Taken::Failed;
+        self.phase = match self.phase {
+            Phase::Revision => match taken {
+                Taken::Revision(revision) => {
+                    self.since = revision;
+                    Phase::Prepare(0)
+                }
+                _ => {
+                    self.failed = true;
+                    Phase::Done
+                }
+            },
+            Phase::Prepare(i) if failed => {
+                self.failed = true;
+                match i.checked_sub(1) {
+                    Some(before) => Phase::Undo(before),
+                    None => Phase::Done,
+                }
             }
-            Self::DeletePeer { prefix } => write!(f, "delete peer {prefix}"),
-            Self::DeleteRule { set, key } => write!(f, "delete rule {}", RuleName(*set, *key)),
-            Self::DeletePortSet { id, .. } => write!(f, "delete port-set {}", id.0),
+            Phase::Prepare(i) => {
+                if !self.entries[i].there {
+                    *image.entries.of(self.entries[i].place) += 1;
+                }
+                Phase::Prepare(i + 1)
+            }
+            Phase::Undo(i) => {
+                self.undone(i, failed, image);
+                match i.checked_sub(1) {
+                    Some(before) => Phase::Undo(before),
+                    None => Phase::Done,
+                }
+            }
+            Phase::States(i) if failed => Phase::States(i),
+            Phase::States(i) => {
+                let (endpoint, state) = self.states[i];
+                image.states.insert(endpoint, state);
+                Phase::States(i + 1)
+            }
+            Phase::FirstGrace if !failed => Phase::Settle(0),
+            Phase::Settle(i) if !failed => {
+                if !self.entries[i].stays {
+                    image.entries.take(self.entries[i].place);
+                }
+                Phase::Settle(i + 1)
+            }
+            Phase::SecondGrace if !failed => Phase::Sweep(0),
+            Phase::Sweep(i) if !failed => {
+                image.entries.take(self.sweep[i]);
+                Phase::Sweep(i + 1)
+            }
+            same => same,
+        };
+        self.skip_empty(compiler, image);
+    }
+
+    /// Goes on to the next phase in which there is something to do.
+    fn skip_empty(&mut self, compiler: &mut Compiler, image: &mut Image) {
+        loop {
+            self.phase = match self.phase {
+                Phase::Revision if self.states.is_empty() && !self.versioned => Phase::Prepare(0),
+                Phase::Prepare(i) if i >= self.entries.len() => {
+                    build::commit(self, image);
+                    compiler.committed();
+                    Phase::States(0)
+                }
+                Phase::Prepare(i) if !self.entries[i].prepared => Phase::Prepare(i + 1),
+                Phase::Undo(i) if !self.entries[i].prepared => match i.checked_sub(1) {
+                    Some(before) => Phase::Undo(before),
+                    None => Phase::Done,
+                },
+                Phase::States(i) if i >= self.states.len() => {
+                    if self.entries.iter().any(Entry::settles) {
+                        Phase::FirstGrace
+                    } else {
+                        Phase::Settle(0)
+                    }
+                }
+                Phase::Settle(i) if i >= self.entries.len() => {
+                    if self.sweep.is_empty() {
+                        Phase::Sweep(0)
+                    } else {
+                        Phase::SecondGrace
+                    }
+                }
+                Phase::Settle(i) if !self.entries[i].settles() => Phase::Settle(i + 1),
+                Phase::Sweep(i) if i >= self.sweep.len() => {
+                    image.resting_port_sets.clear();
+                    compiler.release();
+                    Phase::Done
+                }
+                same => {
+                    self.phase = same;
+                    return;
+                }
+            };
+        }
+    }
+
+    /// An entry is as it was again, or, where that failed, is to be gone over by the next plan.
+    fn undone(&self, i: usize, failed: bool, image: &mut Image) {
+        let entry = self.entries[i];
+        if !failed {
+            if !entry.there {
+                image.entries.take(entry.place);
+            }
+            return;
+        }
+        match entry.place {
+            Place::Peer(at) => drop(image.unsettled.insert(at)),
+            Place::Rule(set, at) => drop(image.unsettled_rules.insert((set, at))),
+            Place::Port(set, prefix, verdict) => image
+                .broken_port_sets
+                .entry(set)
+                .or_default()
+                .push((prefix, verdict)),
         }
     }
 }
 
-struct RuleName(SetId, RuleKey);
+/// Something that is still to be deleted.
+#[derive(Clone, Copy, Debug)]
+pub struct Leftover(Place);
 
-impl fmt::Display for RuleName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "set {} {} {} class {}",
-            self.0.0,
-            self.1.direction.name(),
-            self.1.family,
-            self.1.class.0
-        )
+impl Sizes {
+    fn of(&mut self, place: Place) -> &mut usize {
+        match place {
+            Place::Peer(at) if at.is_exact() => &mut self.peers,
+            Place::Peer(_) => &mut self.prefixes,
+            Place::Rule(..) => &mut self.rules,
+            Place::Port(..) => &mut self.ports,
+        }
+    }
+
+    fn take(&mut self, place: Place) {
+        let count = self.of(place);
+        *count = count.saturating_sub(1);
     }
 }
 
-impl fmt::Display for Plan {
-    /// One line per write, a line `grace` between the phases.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.steps().try_for_each(|step| match step {
-            Step::Write(write) => writeln!(f, "{write}"),
-            Step::Grace => writeln!(f, "grace"),
+impl Place {
+    fn put(self, versions: keys::Versions) -> TableWrite {
+        match self {
+            Self::Peer(at) => keys::peer(at, Some(versions)),
+            Self::Rule(set, at) => keys::rule(set, at, Some(versions)),
+            Self::Port(set, prefix, verdict) => keys::port(set, prefix, Some(verdict)),
+        }
+    }
+
+    fn deleted(self) -> TableWrite {
+        match self {
+            Self::Peer(at) => keys::peer(at, None),
+            Self::Rule(set, at) => keys::rule(set, at, None),
+            Self::Port(set, prefix, _) => keys::port(set, prefix, None),
+        }
+    }
+}
+
+impl Entry {
+    fn prepared(&self, since: u64) -> TableWrite {
+        self.place.put(if self.versioned {
+            (self.old, self.new, since)
+        } else {
+            (self.new, self.new, 0)
         })
+    }
+
+    fn undone(&self) -> TableWrite {
+        if self.there {
+            self.place.put((self.old, self.old, 0))
+        } else {
+            self.place.deleted()
+        }
+    }
+
+    const fn settles(&self) -> bool {
+        self.versioned || !self.stays
+    }
+
+    fn settled(&self) -> TableWrite {
+        if self.stays {
+            self.place.put((self.new, self.new, 0))
+        } else {
+            self.place.deleted()
+        }
     }
 }

@@ -1,334 +1,383 @@
-//! Plans executed write by write on a model of the maps.
+//! Plans carried out step by step on a model of the maps, against whole compilations.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
+use verdict::layout::{self, PeerKey, PortKey, PrefixKey, RuleKey, TableWrite};
 
 use super::*;
 use crate::{
-    compile,
+    Family, Policies, Tables, compile,
     documents::{Directions, Document},
     portmap::Verdict,
-    prefix::Family,
     select::{Endpoint, EndpointId, Facts},
-    tables::{DIRECTIONS, Direction, Tables},
+    tables::{DIRECTIONS, Direction},
     testing,
 };
 
-fn tables(documents: &[Arc<Document>], endpoints: &[Endpoint]) -> Tables {
-    compile(endpoints, &testing::policies(documents), &Facts::default())
+/// The maps, and the policy states with their revisions.
+#[derive(Clone, Default)]
+struct Maps {
+    peers: BTreeMap<PeerKey, layout::PeerValue>,
+    prefixes: BTreeMap<PrefixKey, layout::PrefixValue>,
+    rules: BTreeMap<RuleKey, layout::RuleValue>,
+    ports: BTreeMap<PortKey, u32>,
+    states: BTreeMap<EndpointId, (EndpointState, u64)>,
 }
 
-/// Isolation and, for each direction and address, the number of the port map; `None` = it has no policy state yet.
-type Function = Option<(Directions<bool>, Vec<usize>)>;
+/// Isolation, and the port map for each direction and address.
+type Function = Option<(Directions<bool>, Vec<PortMap>)>;
 
-/// An eye of its own on the maps: port maps by number, so that functions compare quickly.
-#[derive(Default)]
-struct Eye {
-    maps: HashMap<PortMap, usize>,
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
 }
 
-impl Eye {
-    fn number(&mut self, map: &PortMap) -> usize {
-        let next = self.maps.len();
-        *self.maps.entry(map.clone()).or_insert(next)
+impl Maps {
+    fn write(&mut self, write: TableWrite) {
+        match write {
+            TableWrite::Peer(key, value) => put(&mut self.peers, key, value),
+            TableWrite::Prefix(key, value) => put(&mut self.prefixes, key, value),
+            TableWrite::Rule(key, value) => put(&mut self.rules, key, value),
+            TableWrite::Port(key, value) => put(&mut self.ports, key, value),
+        }
     }
 
-    fn functions(&mut self, live: &Live, ids: &[EndpointId]) -> Vec<Function> {
-        self.in_flight([live; 3], ids)
+    fn len(&self) -> usize {
+        self.peers.len() + self.prefixes.len() + self.rules.len() + self.ports.len()
     }
 
-    /// What a packet gets that reads the policy state, the peers and the rules at three moments.
-    fn in_flight(
-        &mut self,
-        [policy_states, peers, rules]: [&Live; 3],
-        ids: &[EndpointId],
-    ) -> Vec<Function> {
-        let addresses = testing::addresses();
-        let classes: Vec<ClassId> = addresses
-            .iter()
-            .map(|address| {
-                let holding = peers
-                    .peers
-                    .iter()
-                    .filter(|(prefix, _)| prefix.holds(*address));
-                holding
-                    .max_by_key(|(prefix, _)| prefix.len())
-                    .map_or(ClassId(0), |(_, class)| *class)
+    /// What is in two versions, or should be.
+    fn unsettled(&self) -> usize {
+        let peers = self.peers.values().filter(|v| v.class.parts().2 != 0);
+        let prefixes = self.prefixes.values().filter(|v| v.class.parts().2 != 0);
+        let rules = self.rules.values().filter(|v| v.says.parts().2 != 0);
+        peers.count() + prefixes.count() + rules.count()
+    }
+
+    fn class(&self, address: IpAddr, revision: u64) -> u32 {
+        let (family, addr) = layout::Addr::from_ip(address);
+        let family = u32::from(family);
+        let key = PeerKey { family, addr };
+        if let Some(value) = self.peers.get(&key) {
+            return value.class.at(key.check(), revision).expect("whole");
+        }
+        let exact = Prefix::exact(address);
+        let holding = self.prefixes.iter().filter(|(key, _)| {
+            let len = (key.prefix_len - PrefixKey::FIXED_BITS) as u8;
+            key.family == family && Prefix::new(key.addr.to_ip(family as u8), len).covers(&exact)
+        });
+        holding
+            .max_by_key(|(key, _)| key.prefix_len)
+            .map_or(0, |(_, value)| {
+                value.class.at(value.check(), revision).expect("whole")
             })
-            .collect();
-        ids.iter()
-            .map(|id| {
-                let policy_state = policy_states.policy_state(*id)?;
-                let mut out = Vec::new();
-                for direction in DIRECTIONS {
-                    for (address, class) in addresses.iter().zip(&classes) {
-                        out.push(self.live_map(
-                            rules,
-                            policy_state,
-                            direction,
-                            Family::of(*address),
-                            *class,
-                        ));
-                    }
-                }
-                Some((policy_state.isolated, out))
-            })
-            .collect()
     }
 
-    fn live_map(
-        &mut self,
-        live: &Live,
-        policy_state: EndpointState,
+    fn map(
+        &self,
+        set: u16,
         direction: Direction,
-        family: Family,
-        class: ClassId,
-    ) -> usize {
-        let entry = |class| {
-            live.sets.get(&policy_state.set)?.get(&RuleKey {
-                direction,
-                family,
-                class,
-            })
+        address: IpAddr,
+        class: u32,
+        revision: u64,
+    ) -> PortMap {
+        let family = if address.is_ipv4() {
+            layout::V4
+        } else {
+            layout::V6
         };
-        let rule = entry(class)
-            .or_else(|| entry(ClassId(0)))
-            .filter(|_| *policy_state.rules.get(direction));
-        let map = match rule {
-            None => PortMap::uniform(Verdict::Default),
-            Some(RuleValue::Whole(verdict)) => PortMap::uniform(*verdict),
-            Some(RuleValue::Ports(id)) => live.port_sets[id]
-                .clone()
-                .expect("a port set in use is whole"),
-        };
-        self.number(&map)
+        let says = [class, class & layout::CLASS_BASE_MASK, 0]
+            .into_iter()
+            .find_map(|class| {
+                let key = RuleKey {
+                    class,
+                    set,
+                    direction: direction as u8,
+                    family,
+                };
+                let says = self
+                    .rules
+                    .get(&key)?
+                    .says
+                    .at(key.check(), revision)
+                    .expect("whole");
+                (says != layout::RULE_NONE).then_some(says)
+            });
+        match says {
+            None | Some(layout::RULE_DEFAULT_ALL) => PortMap::uniform(Verdict::Default),
+            Some(layout::RULE_ALLOW_ALL) => PortMap::uniform(Verdict::Allow),
+            Some(layout::RULE_DENY_ALL) => PortMap::uniform(Verdict::Deny),
+            Some(id) => {
+                let entries: Vec<_> = self
+                    .ports
+                    .iter()
+                    .filter(|(key, _)| key.port_set == id)
+                    .map(|(key, value)| (keys::port_prefix(key), keys::port_verdict(*value)))
+                    .collect();
+                assert!(!entries.is_empty(), "port set {id} is not there");
+                PortMap::from_prefixes(&entries)
+            }
+        }
     }
 
-    fn wanted(&mut self, tables: &Tables, endpoint: EndpointId) -> Function {
-        let policy = tables.endpoints.get(&endpoint)?;
-        let set = &tables.sets[policy.set.0 as usize];
+    /// What an endpoint gets whose packet reads the policy state, the peers and the rules at three moments.
+    fn function([states, peers, rules]: [&Self; 3], id: EndpointId) -> Function {
+        let (state, revision) = *states.states.get(&id)?;
         let mut out = Vec::new();
         for direction in DIRECTIONS {
             for address in testing::addresses() {
-                let rule = set.rule(direction, Family::of(address), tables.class_of(address));
-                let nothing = PortMap::uniform(Verdict::Default);
-                out.push(
-                    self.number(rule.map_or(&nothing, |map| &tables.port_maps[map.0 as usize])),
-                );
+                out.push(if *state.rules.get(direction) {
+                    let class = peers.class(address, revision);
+                    rules.map(state.set.0, direction, address, class, revision)
+                } else {
+                    PortMap::uniform(Verdict::Default)
+                });
             }
         }
-        Some((policy.isolated, out))
+        Some((state.isolated, out))
     }
 }
 
-/// Runs a plan up to `stop` writes; every write keeps the promise.
-fn run(live: &mut Live, tables: &Tables, plan: &Plan, stop: usize) {
-    let ids: Vec<EndpointId> = tables.endpoints.keys().copied().collect();
-    let mut eye = Eye::default();
-    let before = eye.functions(live, &ids);
-    let after: Vec<Function> = ids.iter().map(|id| eye.wanted(tables, *id)).collect();
-    let mut flipped: Vec<bool> = ids
-        .iter()
-        .map(|id| {
-            !plan
-                .policy_states
-                .iter()
-                .any(|w| matches!(w, Write::PutPolicyState { endpoint, .. } if endpoint == id))
-        })
-        .collect();
-    for ((id, stays), (was, is)) in ids.iter().zip(&flipped).zip(before.iter().zip(&after)) {
-        assert!(
-            !stays || was == is,
-            "endpoint {} changes without a word",
-            id.0
-        );
+fn wanted(tables: &Tables, endpoint: EndpointId) -> Function {
+    let policy = tables.endpoints.get(&endpoint)?;
+    let set = &tables.sets[policy.set.0 as usize];
+    let mut out = Vec::new();
+    for direction in DIRECTIONS {
+        for address in testing::addresses() {
+            let rule = set.rule(direction, Family::of(address), tables.class_of(address));
+            let nothing = PortMap::uniform(Verdict::Default);
+            out.push(rule.map_or(nothing, |map| tables.port_maps[map.0 as usize].clone()));
+        }
     }
-    let mut revisions = 0;
-    // What packets that have not ended may have read, with who had flipped then.
-    let mut moments = vec![(live.clone(), flipped.clone())];
-    for (number, step) in plan.steps().enumerate() {
-        if number == stop {
-            return;
+    Some((policy.isolated, out))
+}
+
+/// A node whose policy is put in force by plans.
+struct Node {
+    endpoints: Vec<Endpoint>,
+    compiler: Compiler,
+    image: Image,
+    maps: Maps,
+    policies: Policies,
+    profiles: HashMap<EndpointId, Vec<Arc<crate::Policy>>>,
+    revision: u64,
+}
+
+/// How a plan is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Whole,
+    /// This write fails, and what was done is undone.
+    Fails(usize),
+}
+
+impl Node {
+    fn new() -> Self {
+        Self {
+            endpoints: testing::endpoints(),
+            compiler: Compiler::default(),
+            image: Image::default(),
+            maps: Maps::default(),
+            policies: Policies::new(),
+            profiles: HashMap::new(),
+            revision: 0,
         }
-        match step {
-            Step::Grace => {
-                still_in_flight(&mut eye, &moments, &ids, &before, &after);
-                moments.clear();
-                live.grace();
-            }
-            Step::Write(write) => {
-                never_over_another(live, write);
-                live.apply(write);
-                if let Write::PutPolicyState {
-                    endpoint,
-                    new_revision,
-                    ..
-                } = write
-                {
-                    let place = ids.iter().position(|id| id == endpoint).unwrap();
-                    flipped[place] = true;
-                    assert_eq!(
-                        *new_revision,
-                        before[place] != after[place],
-                        "revision of {}",
-                        endpoint.0
-                    );
-                    revisions += 1;
+    }
+
+    fn compile(&mut self, documents: &[Arc<Document>]) {
+        let mut next = testing::policies(documents);
+        for (key, policy) in &mut next {
+            match self.policies.get(key) {
+                Some(before) if before.documents == policy.documents => {
+                    *policy = Arc::clone(before)
                 }
+                Some(before) => self.compiler.replace(before, policy),
+                None => {}
             }
         }
-        moments.push((live.clone(), flipped.clone()));
-        let now = eye.functions(live, &ids);
-        for (place, id) in ids.iter().enumerate() {
-            let expected = if flipped[place] {
-                &after[place]
-            } else {
-                &before[place]
-            };
+        self.policies = next;
+        for endpoint in &self.endpoints {
+            let selecting = self.policies.values();
+            let profile: Vec<_> = selecting
+                .filter(|policy| policy.selects(endpoint, &Facts::default()))
+                .cloned()
+                .collect();
+            if self.profiles.get(&endpoint.id) != Some(&profile) {
+                self.compiler.assign(endpoint.id, &profile);
+                self.profiles.insert(endpoint.id, profile);
+            }
+        }
+    }
+
+    /// Takes the node to what the documents say, and holds every step to the promise. The numbers of writes and of
+    /// policy states.
+    fn go(&mut self, documents: &[Arc<Document>], end: End) -> (usize, usize) {
+        self.compile(documents);
+        let tables = compile(&self.endpoints, &self.policies, &Facts::default());
+        self.carry_out(&tables, end)
+    }
+
+    fn carry_out(&mut self, tables: &Tables, end: End) -> (usize, usize) {
+        let ids: Vec<EndpointId> = self.endpoints.iter().map(|e| e.id).collect();
+        let before: Vec<Function> = ids
+            .iter()
+            .map(|id| Maps::function([&self.maps; 3], *id))
+            .collect();
+        let after: Vec<Function> = ids.iter().map(|id| wanted(tables, *id)).collect();
+        let mut plan = Plan::new(&mut self.compiler, &mut self.image, &[]);
+        let mut flipped: Vec<bool> = ids
+            .iter()
+            .map(|id| !plan.endpoints().any(|e| e == *id))
+            .collect();
+        for ((flipped, id), (was, is)) in flipped.iter().zip(&ids).zip(before.iter().zip(&after)) {
             assert!(
-                &now[place] == expected,
-                "endpoint {} after step {number}: {step:?}\n{plan}",
+                !flipped || was == is,
+                "endpoint {} changes without a policy state",
                 id.0
             );
         }
-    }
-    still_in_flight(&mut eye, &moments, &ids, &before, &after);
-    assert!(revisions <= ids.len());
-}
-
-/// A packet that reads its policy state at one moment, its peer's class at a later and the rule at a still later one, with no
-/// grace period between, has the verdict that its policy state stands for.
-fn still_in_flight(
-    eye: &mut Eye,
-    moments: &[(Live, Vec<bool>)],
-    ids: &[EndpointId],
-    before: &[Function],
-    after: &[Function],
-) {
-    let Some(end) = moments.len().checked_sub(1) else {
-        return;
-    };
-    for [i, j, k] in [
-        [0, 0, end],
-        [0, end, end],
-        [0, end / 2, end],
-        [end / 2, end / 2, end],
-        [0, end / 3, end / 2],
-    ] {
-        let now = eye.in_flight([&moments[i].0, &moments[j].0, &moments[k].0], ids);
-        for place in 0..ids.len() {
-            let expected = if moments[i].1[place] {
-                &after[place]
-            } else {
-                &before[place]
+        let (mut writes, mut states) = (0, 0);
+        let mut moments = vec![self.maps.clone()];
+        let mut flips = vec![flipped.clone()];
+        loop {
+            let taken = match plan.next() {
+                Step::Done => break,
+                Step::Revision => {
+                    self.revision += 1;
+                    Taken::Revision(self.revision)
+                }
+                Step::Write(_) if end == End::Fails(writes) && states == 0 && !plan.failed() => {
+                    Taken::Failed
+                }
+                Step::Write(write) => {
+                    writes += 1;
+                    self.maps.write(write);
+                    Taken::Done
+                }
+                Step::State {
+                    endpoint,
+                    state,
+                    revision,
+                } => {
+                    states += 1;
+                    self.maps.states.insert(endpoint, (state, revision));
+                    let place = ids.iter().position(|id| *id == endpoint).unwrap();
+                    flipped[place] = true;
+                    Taken::Done
+                }
+                Step::Grace => {
+                    moments.clear();
+                    flips.clear();
+                    Taken::Done
+                }
             };
-            assert!(
-                &now[place] == expected,
-                "endpoint {} in flight at {i}, {j}, {k} of {end}",
-                ids[place].0
-            );
+            plan.took(taken, &mut self.compiler, &mut self.image);
+            moments.push(self.maps.clone());
+            flips.push(flipped.clone());
+            // A packet on its way since any moment after the last grace period.
+            let last = moments.len() - 1;
+            let turns = [(last, last), (0, last), (0, last / 2), (last / 2, last)];
+            for (i, j) in [(last, last), turns[(writes + states) % 4]] {
+                for (place, id) in ids.iter().enumerate() {
+                    let now = Maps::function([&moments[i], &moments[j], &moments[last]], *id);
+                    let expected = if flips[i][place] {
+                        &after[place]
+                    } else {
+                        &before[place]
+                    };
+                    assert!(
+                        now == *expected,
+                        "endpoint {} at {i} {j} {last}, after {writes} writes and {states} states:\n{now:?}\n{expected:?}",
+                        id.0
+                    );
+                }
+            }
         }
+        assert_eq!(self.image.entries.peers, self.maps.peers.len());
+        assert_eq!(self.image.entries.prefixes, self.maps.prefixes.len());
+        assert_eq!(self.image.entries.rules, self.maps.rules.len());
+        assert_eq!(self.image.entries.ports, self.maps.ports.len());
+        assert_eq!(self.maps.unsettled(), 0);
+        if !plan.failed() {
+            let again = Plan::new(&mut self.compiler, &mut self.image, &[]);
+            assert!(again.is_empty(), "{again:?}");
+        }
+        (writes, states)
     }
-}
 
-/// Rules, port sets: what is there is never changed in place; nothing at rest is used.
-fn never_over_another(live: &Live, write: &Write) {
-    match write {
-        Write::PutRule { set, key, value } => {
-            let there = live.sets.get(set).and_then(|rules| rules.get(key));
-            assert!(there.is_none_or(|v| v == value), "{write}");
-            assert!(
-                !live.resting.sets.contains(set) || live.sets.contains_key(set),
-                "{write}"
-            );
+    /// As the companion does after a restart.
+    fn restart(&mut self) {
+        let mut image = Image::restored();
+        for (key, value) in &self.maps.peers {
+            let at = Prefix::exact(key.addr.to_ip(key.family as u8));
+            image.found_peer(at, value.class.parts().1, false);
         }
-        Write::PutPortSet { id, .. } => {
-            assert!(
-                !live.port_sets.contains_key(id) && !live.resting.port_sets.contains(id),
-                "{write}"
-            );
+        for (key, value) in &self.maps.prefixes {
+            let len = (key.prefix_len - PrefixKey::FIXED_BITS) as u8;
+            let at = Prefix::new(key.addr.to_ip(key.family as u8), len);
+            image.found_peer(at, value.class.parts().1, false);
         }
-        _ => {}
+        for (key, value) in &self.maps.rules {
+            let (set, at) = rule_at(key).unwrap();
+            image.found_rule(set, at, value.says.parts().1, false);
+        }
+        image.found_ports(self.maps.ports.iter().map(|(key, value)| (*key, *value)));
+        for (id, (state, _)) in &self.maps.states {
+            image.found_state(*id, *state);
+        }
+        self.compiler = Compiler::with_hints(image.hints());
+        self.image = image;
+        self.profiles.clear();
+        self.policies.clear();
     }
-}
-
-/// What is in the kernel is what a fresh compilation would put there, but for the numbers.
-fn same_as_fresh(live: &Live, tables: &Tables) {
-    let peers: Vec<_> = live.peers.keys().copied().collect();
-    let fresh: Vec<_> = tables.peers.iter().map(|(prefix, _)| *prefix).collect();
-    assert_eq!(peers, fresh);
-    let mut classes = BTreeMap::new();
-    let mut back = BTreeMap::new();
-    for ((prefix, id), (_, index)) in live.peers.iter().zip(&tables.peers) {
-        assert_eq!(classes.entry(*id).or_insert(*index), index);
-        assert_eq!(back.entry((prefix.family(), *index)).or_insert(*id), id);
-    }
-    let used: BTreeSet<_> = live
-        .policy_states
-        .values()
-        .map(|w| w.set)
-        .filter(|s| s.0 != 0)
-        .collect();
-    assert_eq!(
-        used,
-        live.sets.keys().copied().collect(),
-        "sets without users, or the other way round"
-    );
-    let rules: usize = tables.sets.iter().map(|s| s.rules.len()).sum();
-    assert_eq!(live.sizes()[2], rules);
-    let maps = tables.port_maps.iter().enumerate().filter(|(index, map)| {
-        map.as_uniform().is_none()
-            && tables
-                .sets
-                .iter()
-                .any(|s| s.rules.values().any(|m| m.0 as usize == *index))
-    });
-    assert_eq!(live.sizes()[3], maps.count());
 }
 
 proptest! {
-    #![proptest_config(testing::cases(10))]
+    #![proptest_config(testing::cases(5))]
 
     #[test]
-    fn each_write_gives_old_or_new(worlds in prop::collection::vec(testing::documents(), 1..4)) {
-        let endpoints = testing::endpoints();
-        let mut live = Live::default();
+    fn each_step_gives_old_or_new(worlds in prop::collection::vec(testing::documents(), 1..5)) {
+        let mut node = Node::new();
         for documents in &worlds {
-            let tables = tables(documents, &endpoints);
-            let plan = plan(&live, &tables);
-            run(&mut live, &tables, &plan, usize::MAX);
-            same_as_fresh(&live, &tables);
-            prop_assert!(super::plan(&live, &tables).is_empty());
+            node.go(documents, End::Whole);
+        }
+        node.go(&[], End::Whole);
+        prop_assert_eq!(node.maps.len(), 0);
+    }
+
+    #[test]
+    fn what_fails_is_undone_and_taken_up(
+        worlds in prop::collection::vec((testing::documents(), 0usize..40), 2..5),
+    ) {
+        let mut node = Node::new();
+        for (documents, stop) in &worlds {
+            node.go(documents, End::Fails(*stop));
+            node.go(documents, End::Whole);
         }
     }
 
     #[test]
-    fn a_plan_that_stops_is_taken_up(
-        worlds in prop::collection::vec((testing::documents(), 0usize..60), 2..5),
-        last in testing::documents(),
+    fn a_restart_changes_nothing_and_goes_on(
+        first in testing::documents(),
+        second in testing::documents(),
     ) {
-        let endpoints = testing::endpoints();
-        let mut live = Live::default();
-        for (documents, stop) in &worlds {
-            let tables = tables(documents, &endpoints);
-            let plan = plan(&live, &tables);
-            run(&mut live, &tables, &plan, *stop);
-        }
-        let tables = tables(&last, &endpoints);
-        let plan = plan(&live, &tables);
-        run(&mut live, &tables, &plan, usize::MAX);
-        same_as_fresh(&live, &tables);
-        prop_assert!(super::plan(&live, &tables).is_empty());
+        let mut node = Node::new();
+        node.go(&first, End::Whole);
+        node.restart();
+        let (_, states) = node.go(&first, End::Whole);
+        prop_assert_eq!(states, 0);
+        node.restart();
+        node.go(&second, End::Whole);
     }
 
     #[test]
     fn small_changes(documents in testing::documents(), drop in any::<prop::sample::Index>(), add in testing::document()) {
-        let endpoints = testing::endpoints();
-        let mut live = Live::default();
+        let mut node = Node::new();
         let mut next = documents.clone();
         if !next.is_empty() {
             next.remove(drop.index(next.len()));
@@ -336,102 +385,7 @@ proptest! {
         next.retain(|d| d.identity != add.identity);
         next.push(Arc::new(add));
         for documents in [&documents, &next, &documents] {
-            let tables = tables(documents, &endpoints);
-            let plan = plan(&live, &tables);
-            run(&mut live, &tables, &plan, usize::MAX);
-            same_as_fresh(&live, &tables);
+            node.go(documents, End::Whole);
         }
     }
-}
-
-/// A pod with one rule, whose blocks are given.
-fn with_blocks(blocks: &[&str]) -> Vec<Arc<Document>> {
-    let rules: Vec<_> = blocks
-        .iter()
-        .map(|block| format!("{{cidr: {block}}}"))
-        .collect();
-    let text = format!(
-        "apiVersion: networking.k8s.aws/v1alpha1\nkind: PolicyEndpoint\nmetadata: {{name: p}}\nspec:\n  \
-         podSelectorEndpoints: [{{name: pod-0}}]\n  ingress: [{}]\n",
-        rules.join(", ")
-    );
-    crate::documents::read(text.as_bytes())
-        .good()
-        .cloned()
-        .map(Arc::new)
-        .collect()
-}
-
-/// Takes a node through versions of a document; gives the number of writes and of new revisions of the last.
-fn change(versions: &[&[&str]]) -> (usize, usize) {
-    let endpoints = testing::endpoints();
-    let mut live = Live::default();
-    let mut last = (0, 0);
-    for blocks in versions {
-        let tables = tables(&with_blocks(blocks), &endpoints);
-        let plan = plan(&live, &tables);
-        run(&mut live, &tables, &plan, usize::MAX);
-        same_as_fresh(&live, &tables);
-        let revisions = plan
-            .policy_states
-            .iter()
-            .filter(|w| {
-                matches!(
-                    w,
-                    Write::PutPolicyState {
-                        new_revision: true,
-                        ..
-                    }
-                )
-            })
-            .count();
-        last = (plan.len(), revisions);
-    }
-    last
-}
-
-#[test]
-fn the_same_addresses_in_other_blocks_are_no_change() {
-    assert_eq!(
-        change(&[&["10.0.0.0/31"], &["10.0.0.0/32", "10.0.0.1/32"]]).1,
-        0
-    );
-    assert_eq!(
-        change(&[&["10.0.0.0/32", "10.0.0.1/32"], &["10.0.0.0/31"]]).1,
-        0
-    );
-    assert_eq!(
-        change(&[&["10.0.0.0/24"], &["10.0.0.0/24", "10.0.0.7"]]),
-        (0, 0),
-        "a block within a block of the same rule"
-    );
-    assert_eq!(change(&[&["10.0.0.0/31"], &["10.0.0.0/32"]]).1, 1);
-}
-
-#[test]
-fn writes_follow_the_change() {
-    let blocks: Vec<String> = (0..200).map(|i| format!("10.0.1.{i}")).collect();
-    let before: Vec<&str> = blocks.iter().map(String::as_str).collect();
-    let after = [&before[..], &["10.0.2.1"]].concat();
-    // The rule under two classes, the peer, the policy state; then the peer's final class, and two rules gone.
-    assert_eq!(change(&[&before, &after]), (7, 1));
-    assert_eq!(change(&[&after, &before]), (7, 1));
-    assert_eq!(change(&[&before, &before]), (0, 0));
-}
-
-#[test]
-fn after_words_without_a_grace_period_the_next_plan_waits() {
-    let endpoints = testing::endpoints();
-    let mut live = Live::default();
-    let [one, two, three] = [["10.0.0.1"], ["10.0.0.2"], ["10.0.0.3"]]
-        .map(|blocks| tables(&with_blocks(&blocks), &endpoints));
-    let first = plan(&live, &one);
-    run(&mut live, &one, &first, usize::MAX);
-    let second = plan(&live, &two);
-    assert!(!second.waits);
-    run(&mut live, &two, &second, second.steps_to_force().count());
-    let third = plan(&live, &three);
-    assert_eq!(third.steps().next(), Some(Step::Grace));
-    run(&mut live, &three, &third, usize::MAX);
-    same_as_fresh(&live, &three);
 }

@@ -11,6 +11,8 @@ mod flow;
 mod host;
 mod peer;
 mod rule;
+mod versioned;
+mod write;
 
 pub use addr::Addr;
 pub use endpoint::{
@@ -23,11 +25,13 @@ pub use flow::{
     NURSERY_SLOTS, NurseryBucket, NurseryKey,
 };
 pub use host::{Config, HostPortKey};
-pub use peer::{PeerKey, PeerValue, PrefixKey, PrefixValue};
+pub use peer::{CLASS_BASE_MASK, CLASS_BITS, PeerKey, PeerValue, PrefixKey, PrefixValue};
 pub use rule::{
     PORT_ALLOW, PORT_DEFAULT, PORT_DENY, PORT_SET_LIMIT, PortKey, PortValue, RULE_ALLOW_ALL,
-    RULE_DEFAULT_ALL, RULE_DENY_ALL, RuleKey, RuleValue,
+    RULE_DEFAULT_ALL, RULE_DENY_ALL, RULE_NONE, RuleKey, RuleValue,
 };
+pub use versioned::Versioned;
+pub use write::TableWrite;
 
 /// Version of everything in this folder; programs and maps of different versions never meet.
 pub const LAYOUT_VERSION: u32 = 2;

@@ -2,7 +2,7 @@
 
 use core::mem::{offset_of, size_of};
 
-use super::Addr;
+use super::{Addr, Versioned};
 
 /// Key of the exact peers and of the host set.
 #[repr(C)]
@@ -14,12 +14,20 @@ pub struct PeerKey {
     pub addr: Addr,
 }
 
-/// Value of an exact peer: one word that is read whole.
+impl PeerKey {
+    /// What tells this key's value from another's.
+    #[inline(always)]
+    pub const fn check(&self) -> u32 {
+        self.addr.mix() ^ self.family
+    }
+}
+
+/// Value of an exact peer: its peer class.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerValue {
-    /// Class in the low half, [`PeerValue::check`] of the key in the high half.
-    pub word: u64,
+    /// The class.
+    pub class: Versioned,
 }
 
 impl PeerValue {
@@ -27,26 +35,17 @@ impl PeerValue {
     #[inline(always)]
     pub const fn new(key: &PeerKey, class: u32) -> Self {
         Self {
-            word: (class as u64) | ((Self::check(key) as u64) << 32),
-        }
-    }
-
-    /// What tells this key's value from another's.
-    #[inline(always)]
-    pub const fn check(key: &PeerKey) -> u32 {
-        key.addr.mix() ^ key.family
-    }
-
-    /// The class, if the word belongs to the key.
-    #[inline(always)]
-    pub const fn class(self, key: &PeerKey) -> Option<u32> {
-        if (self.word >> 32) as u32 == Self::check(key) {
-            Some(self.word as u32)
-        } else {
-            None
+            class: Versioned::settled(key.check(), class),
         }
     }
 }
+
+/// The upper bits of a peer class name its base: the large groups of addresses that hold it. A rule set has a rule for a
+/// base, and one for a class only where that differs; base 0 is everybody else's.
+pub const CLASS_BASE_MASK: u32 = u32::MAX << CLASS_BITS;
+
+/// Bits of a class within its base; all zero = the class is the base.
+pub const CLASS_BITS: u32 = 20;
 
 /// Key of the prefix peers (LPM trie).
 #[repr(C)]
@@ -70,19 +69,37 @@ impl PrefixKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixValue {
     /// The class.
-    pub class: u32,
+    pub class: Versioned,
     /// Length of the prefix, without [`PrefixKey::FIXED_BITS`].
     pub len: u32,
+    /// [`V4`](super::V4) or [`V6`](super::V6).
+    pub family: u32,
     /// Its network address.
     pub addr: Addr,
-    /// [`V4`] or [`V6`].
-    pub family: u32,
-    /// The class again, written last.
-    pub class_again: u32,
+}
+
+impl PrefixValue {
+    /// The value for a class at a prefix.
+    pub const fn new(key: &PrefixKey, old: u32, new: u32, since: u64) -> Self {
+        let mut value = Self {
+            class: Versioned::settled(0, 0),
+            len: key.prefix_len - PrefixKey::FIXED_BITS,
+            family: key.family,
+            addr: key.addr,
+        };
+        value.class = Versioned::new(value.check(), old, new, since);
+        value
+    }
+
+    /// What tells this prefix's value from another's.
+    #[inline(always)]
+    pub const fn check(&self) -> u32 {
+        self.addr.mix() ^ self.family ^ (self.len << 8)
+    }
 }
 
 const _: () = {
-    assert!(size_of::<PeerKey>() == 20 && size_of::<PeerValue>() == 8);
+    assert!(size_of::<PeerKey>() == 20 && size_of::<PeerValue>() == 24);
     assert!(size_of::<PrefixKey>() == 24 && offset_of!(PrefixKey, addr) == 8);
-    assert!(size_of::<PrefixValue>() == 32);
+    assert!(size_of::<PrefixValue>() == 48);
 };

@@ -2,13 +2,15 @@
 
 use core::mem::{offset_of, size_of};
 
+use super::Versioned;
+
 /// Key of a rule.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleKey {
-    /// Class of the peer; 0 = everybody else.
+    /// Class of the peer, or the base of classes; 0 = everybody else.
     pub class: u32,
-    /// Policy set.
+    /// Rule set.
     pub set: u16,
     /// [`Direction`].
     pub direction: u8,
@@ -16,19 +18,46 @@ pub struct RuleKey {
     pub family: u8,
 }
 
-/// Value of a rule: the number of a port set, or one of `RULE_*`. Never updated while its set is in use.
-pub type RuleValue = u32;
+impl RuleKey {
+    /// What tells this key's value from another's.
+    #[inline(always)]
+    pub const fn check(&self) -> u32 {
+        let place = ((self.set as u32) << 16) | ((self.direction as u32) << 8) | self.family as u32;
+        self.class.wrapping_mul(0x9e37_79b1) ^ place.wrapping_mul(0x85eb_ca77)
+    }
+}
+
+/// Value of a rule: what it says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleValue {
+    /// The number of a port set, or one of `RULE_*`.
+    pub says: Versioned,
+}
+
+impl RuleValue {
+    /// The value of a rule at a key.
+    #[inline(always)]
+    pub const fn new(key: &RuleKey, says: u32) -> Self {
+        Self {
+            says: Versioned::settled(key.check(), says),
+        }
+    }
+}
+
+/// As if the entry was not there.
+pub const RULE_NONE: u32 = 0;
 
 /// Every protocol and port is allowed.
-pub const RULE_ALLOW_ALL: RuleValue = 0xffff_ffff;
+pub const RULE_ALLOW_ALL: u32 = 0xffff_ffff;
 
 /// Every protocol and port is denied.
-pub const RULE_DENY_ALL: RuleValue = 0xffff_fffe;
+pub const RULE_DENY_ALL: u32 = 0xffff_fffe;
 
 /// Every protocol and port has the word's default (an entry that hides the class-0 entry).
-pub const RULE_DEFAULT_ALL: RuleValue = 0xffff_fffd;
+pub const RULE_DEFAULT_ALL: u32 = 0xffff_fffd;
 
-/// Port set numbers are below this.
+/// Port set numbers are 1 and more, and below this.
 pub const PORT_SET_LIMIT: u32 = 0x8000_0000;
 
 /// Key of a port set's entry (LPM trie).
@@ -68,7 +97,8 @@ pub const PORT_DEFAULT: PortValue = 3;
 
 const _: () = {
     assert!(
-        size_of::<RuleKey>() == 8
+        size_of::<RuleValue>() == 24
+            && size_of::<RuleKey>() == 8
             && offset_of!(RuleKey, set) == 4
             && offset_of!(RuleKey, family) == 7
     );

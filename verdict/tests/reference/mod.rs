@@ -273,7 +273,7 @@ impl Policy {
                 put(
                     &mut self.exact,
                     (key.family, ip),
-                    value.map(|v| v.word as u32),
+                    value.map(|v| v.class.parts().1),
                 );
             }
             Change::Prefix(key, value) => {
@@ -282,7 +282,7 @@ impl Policy {
                 put(
                     &mut self.prefixes,
                     (key.family, len, cut(bits_of(ip), len)),
-                    value.map(|v| v.class),
+                    value.map(|v| v.class.parts().1),
                 );
             }
             Change::Rule(key, value) => {
