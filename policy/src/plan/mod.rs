@@ -20,7 +20,7 @@
 //! of the policy state. A look-up in `RULES` takes its key from that read (the set), and a dependency orders it; one in
 //! `PEERS` and `PREFIXES` does not. There the window is that of one packet that read a value before the new version was
 //! written and the policy state after it was stored: it gets the old class, as a packet a moment earlier does, and its
-//! flow is evaluated under the new revision with it. docs/adr/0010 says what closes it.
+//! flow is evaluated under the new revision with it. docs/adr/0013 says what closes it.
 
 mod build;
 mod display;
