@@ -194,7 +194,7 @@ impl Node {
         for (key, policy) in &mut next {
             match self.policies.get(key) {
                 Some(before) if before.documents == policy.documents => {
-                    *policy = Arc::clone(before)
+                    *policy = Arc::clone(before);
                 }
                 Some(before) => self.compiler.replace(before, policy),
                 None => {}
