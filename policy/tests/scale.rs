@@ -264,7 +264,7 @@ fn of_shape(peers: u32) {
 
     // One peer more of the large policy: one address in two versions, then in one.
     let more =
-        format!(r#"],"ingress":[{{"cidr":"11.0.0.1","ports":[{{"protocol":"TCP","port":80}}]}},"#);
+        r#"],"ingress":[{"cidr":"11.0.0.1","ports":[{"protocol":"TCP","port":80}]},"#.to_owned();
     documents[0] = documents[0].replacen(r#"],"ingress":["#, &more, 1);
     let cost = node.go(&list(&documents), &endpoints);
     assert_eq!(
