@@ -43,7 +43,8 @@ use verdict_testkit::{Via, Wire, World as _};
 
 use carry::Carrier;
 use companion::Target;
-use truth::{Policy, Said, Truth};
+use policy::oracle::Ruling;
+use truth::{Policy, Truth};
 
 /// Changes of documents in a chapter: then everything is made anew.
 const CHANGES: usize = 20;
@@ -275,10 +276,10 @@ impl<'a> Chapter<'a> {
             return Reason::Suspended;
         }
         match self.truth.policy.say(plain.question()) {
-            Said::Allow => Reason::PolicyAllowed,
-            Said::Deny => Reason::PolicyDenied,
-            Said::Nothing if self.truth.mode & PolicyState::STRICT != 0 => Reason::StrictDefault,
-            Said::Nothing => Reason::DefaultAllowed,
+            Ruling::Allowed => Reason::PolicyAllowed,
+            Ruling::Denied | Ruling::NotAllowed => Reason::PolicyDenied,
+            Ruling::Unsaid if self.truth.mode & PolicyState::STRICT != 0 => Reason::StrictDefault,
+            Ruling::Unsaid => Reason::DefaultAllowed,
         }
     }
 

@@ -24,6 +24,19 @@ pub struct Question {
     pub port: u16,
 }
 
+/// What the documents say of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// A rule allows it.
+    Allowed,
+    /// A rule of a cluster policy refuses it.
+    Denied,
+    /// A NetworkPolicy isolates the direction, and no rule allows it.
+    NotAllowed,
+    /// Nothing speaks of it: the mode decides.
+    Unsaid,
+}
+
 /// Whether the packet passes. `strict`: what happens in a direction that nothing isolates is deny.
 pub fn allows(
     endpoint: &Endpoint,
@@ -32,29 +45,28 @@ pub fn allows(
     question: Question,
     strict: bool,
 ) -> bool {
-    // All documents of every policy that selects the endpoint through any of its documents.
-    let selecting: Vec<PolicyKey> = documents
-        .iter()
-        .filter(|d| selects(d, endpoint, facts))
-        .map(|d| PolicyKey::of(d))
-        .collect();
-    let mine: Vec<&Document> = documents
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|d| selecting.contains(&PolicyKey::of(d)))
-        .collect();
+    match ruling(endpoint, documents, facts, question) {
+        Ruling::Allowed => true,
+        Ruling::Denied | Ruling::NotAllowed => false,
+        Ruling::Unsaid => !strict,
+    }
+}
 
+/// What the documents say of the packet.
+pub fn ruling(
+    endpoint: &Endpoint,
+    documents: &[Arc<Document>],
+    facts: &Facts,
+    question: Question,
+) -> Ruling {
+    let mine = mine(endpoint, documents, facts);
     match tier(&mine, documents, Tier::Admin, question) {
-        Some(Action::Accept) => return true,
-        Some(Action::Deny) => return false,
+        Some(Action::Accept) => return Ruling::Allowed,
+        Some(Action::Deny) => return Ruling::Denied,
         Some(Action::Pass) | None => {}
     }
-    let isolated = mine.iter().any(|d| match question.direction {
-        Direction::Ingress => d.isolates.ingress,
-        Direction::Egress => d.isolates.egress,
-    });
-    if isolated {
-        return mine
+    if isolated_by(&mine, question.direction) {
+        let allowed = mine
             .iter()
             .filter(|d| d.tier == Tier::NetworkPolicy)
             .any(|d| {
@@ -62,12 +74,52 @@ pub fn allows(
                     .iter()
                     .any(|rule| matches(rule, question))
             });
+        return if allowed {
+            Ruling::Allowed
+        } else {
+            Ruling::NotAllowed
+        };
     }
     match tier(&mine, documents, Tier::Baseline, question) {
-        Some(Action::Accept) => true,
-        Some(Action::Deny) => false,
-        Some(Action::Pass) | None => !strict,
+        Some(Action::Accept) => Ruling::Allowed,
+        Some(Action::Deny) => Ruling::Denied,
+        Some(Action::Pass) | None => Ruling::Unsaid,
     }
+}
+
+/// Whether a NetworkPolicy isolates the endpoint in a direction.
+pub fn isolates(
+    endpoint: &Endpoint,
+    documents: &[Arc<Document>],
+    facts: &Facts,
+    direction: Direction,
+) -> bool {
+    isolated_by(&mine(endpoint, documents, facts), direction)
+}
+
+fn isolated_by(mine: &[&Document], direction: Direction) -> bool {
+    mine.iter().any(|d| match direction {
+        Direction::Ingress => d.isolates.ingress,
+        Direction::Egress => d.isolates.egress,
+    })
+}
+
+/// All documents of every policy that selects the endpoint through any of its documents.
+fn mine<'a>(
+    endpoint: &Endpoint,
+    documents: &'a [Arc<Document>],
+    facts: &Facts,
+) -> Vec<&'a Document> {
+    let selecting: Vec<PolicyKey> = documents
+        .iter()
+        .filter(|d| selects(d, endpoint, facts))
+        .map(|d| PolicyKey::of(d))
+        .collect();
+    documents
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|d| selecting.contains(&PolicyKey::of(d)))
+        .collect()
 }
 
 fn selects(document: &Document, endpoint: &Endpoint, facts: &Facts) -> bool {

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use policy::oracle::{self, Question};
+use policy::oracle::{self, Question, Ruling};
 use policy::{Document, Endpoint, Facts};
 use verdict::PolicyState;
 use verdict::Scratch;
@@ -26,32 +26,20 @@ pub(crate) struct Policy {
     pub(crate) facts: Facts,
 }
 
-/// What the documents say of a packet that opens a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
-    Allow,
-    Deny,
-    /// Whatever the mode says.
-    Nothing,
-}
-
 impl Policy {
-    pub(crate) fn say(&self, question: Question) -> Said {
-        let allows = |strict| {
-            oracle::allows(
-                &self.endpoint,
-                &self.documents,
-                &self.facts,
-                question,
-                strict,
-            )
+    pub(crate) fn say(&self, question: Question) -> Ruling {
+        oracle::ruling(&self.endpoint, &self.documents, &self.facts, question)
+    }
+
+    /// The flags of the directions that a NetworkPolicy isolates: what no rule allows is refused there.
+    fn isolation(&self) -> u64 {
+        let flag = |direction, flag| {
+            let isolated =
+                oracle::isolates(&self.endpoint, &self.documents, &self.facts, direction);
+            if isolated { flag } else { 0 }
         };
-        match (allows(false), allows(true)) {
-            (true, true) => Said::Allow,
-            (false, false) => Said::Deny,
-            (true, false) => Said::Nothing,
-            (false, true) => panic!("strict mode allows more than standard mode: {question:?}"),
-        }
+        flag(Direction::Ingress, PolicyState::ISOLATED_INGRESS)
+            | flag(Direction::Egress, PolicyState::ISOLATED_EGRESS)
     }
 }
 
@@ -80,7 +68,11 @@ impl Truth {
     pub(crate) fn policy_changed(&mut self) {
         self.revision += 1;
         let rules = PolicyState::RULES_INGRESS | PolicyState::RULES_EGRESS;
-        let policy_state = PolicyState::new(rules | self.mode, 0, self.revision);
+        let policy_state = PolicyState::new(
+            rules | self.policy.isolation() | self.mode,
+            0,
+            self.revision,
+        );
         self.model
             .change(&Change::PolicyState(policy_state))
             .unwrap();
@@ -137,9 +129,9 @@ impl Env for Asking<'_> {
             port: u16::from_be(key.port_be),
         };
         Some(match self.policy.say(question) {
-            Said::Allow => PORT_ALLOW,
-            Said::Deny => PORT_DENY,
-            Said::Nothing => PORT_DEFAULT,
+            Ruling::Allowed => PORT_ALLOW,
+            Ruling::Denied => PORT_DENY,
+            Ruling::NotAllowed | Ruling::Unsaid => PORT_DEFAULT,
         })
     }
 
