@@ -11,7 +11,7 @@
     target_arch = "bpf",
     no_std,
     no_main,
-    feature(core_intrinsics),
+    feature(asm_experimental_arch, core_intrinsics),
     allow(internal_features)
 )]
 

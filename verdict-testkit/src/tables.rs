@@ -57,6 +57,7 @@ impl Default for BucketCell {
             order: [0; NURSERY_SLOTS],
             next: 0,
             pad: 0,
+            spare: 0,
             keys: [FlowKey::default(); NURSERY_SLOTS],
         })))
     }

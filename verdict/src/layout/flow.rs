@@ -78,6 +78,9 @@ pub const NURSERY_SLOTS: usize = 12;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NurseryBucket {
+    /// Of each slot, the flow. First, so that a slot number below 16, which is all that a verifier may know of one, stays
+    /// within the value for every field.
+    pub keys: [FlowKey; NURSERY_SLOTS],
     /// Of each slot, [`crate::nursery::check`]; 0 = free.
     pub check: [u64; NURSERY_SLOTS],
     /// Of each slot, [`crate::flow::FlowVerdict`].
@@ -92,8 +95,8 @@ pub struct NurseryBucket {
     pub next: u32,
     /// Zero.
     pub pad: u32,
-    /// Of each slot, the flow.
-    pub keys: [FlowKey; NURSERY_SLOTS],
+    /// Zero: what lies behind the last field for the slot numbers that a verifier takes for possible.
+    pub spare: u64,
 }
 
 /// What makes the nursery's places and checks unpredictable: random, of this node, since its maps were made.
@@ -121,6 +124,6 @@ const _: () = {
     );
     assert!(size_of::<FlowValue>() == 16 && offset_of!(FlowValue, seen) == 8);
     assert!(size_of::<FragmentKey>() == 44 && offset_of!(FragmentKey, src) == 12);
-    assert!(size_of::<NurseryBucket>() == 872 && offset_of!(NurseryBucket, keys) == 344);
+    assert!(size_of::<NurseryBucket>() == 880 && offset_of!(NurseryBucket, order) + 16 * 4 == 880);
     assert!(size_of::<NurseryKey>() == 56);
 };
