@@ -2,8 +2,9 @@
 //! for.
 //!
 //! An endpoint is new, waits for what concerns it ([`Blocker`]), and is decided from then on. One whose record cannot be
-//! read stays as it was known as long as its kernel entry lives; one that was never known is left alone, with its rule
-//! set, until its entry goes.
+//! read stays as it was known, over a restart by what an earlier run published, as long as its kernel entry lives.
+
+mod recovered;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +77,8 @@ pub(crate) struct LocalEndpoints {
     without_entry: Vec<Record>,
     /// Kernel entries of which no record could be read: their interface.
     unmanaged: BTreeMap<EndpointId, u32>,
+    /// Of these, what an earlier run published, as records.
+    recovered: Vec<Record>,
     /// What the records claim of the host.
     claims: Claims,
     /// What first decisions wait for; an endpoint that is not in it waits for nothing.
@@ -98,6 +101,7 @@ impl LocalEndpoints {
             locals: BTreeMap::new(),
             without_entry: Vec::new(),
             unmanaged: BTreeMap::new(),
+            recovered: Vec::new(),
             claims: Claims::default(),
             waiting: BTreeMap::new(),
             unasked: BTreeSet::new(),
@@ -164,6 +168,7 @@ impl LocalEndpoints {
             .map(|entry| (EndpointId(entry.endpoint_id), entry.ifindex))
             .filter(|(id, _)| !self.locals.contains_key(id))
             .collect();
+        self.recovered = recovered::records(&self.store, kernel.pins(), &self.unmanaged);
         Ok(())
     }
 
@@ -280,6 +285,14 @@ impl LocalEndpoints {
                 && lives(known.record.ifindex, id.0)
             {
                 locals.insert(*id, known.clone());
+            }
+        }
+        for record in &self.recovered {
+            let id = EndpointId(record.endpoint_id);
+            if !locals.contains_key(&id) && is_bad(record) && lives(record.ifindex, id.0) {
+                let before = self.locals.get(&id);
+                let local = local(record.clone(), &self.workloads, &self.config, before, now);
+                locals.insert(id, local);
             }
         }
         let gone: Vec<EndpointId> = self

@@ -6,12 +6,12 @@ mod node;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use enforcer::hostnet::in_netns;
-use node::{LONG, Node, allow, wait_until};
+use node::{Connection, LONG, Node, allow, wait_until};
 use state::{AttachMode, Mode};
 use verdict::PolicyState;
 
@@ -58,6 +58,9 @@ fn metrics_and_health_tell_what_is_there() {
     });
     assert!(node.connects(&client, &pod, 80));
     assert!(!node.connects(&client, &pod, 81));
+    // A connection that goes on: the table holds assured flows only.
+    let mut held = Connection::open(&client, &pod, SocketAddr::new(pod.v4, 80));
+    assert!(held.works());
     let (code, text) = get(&node, 8162, "/metrics").unwrap();
     assert_eq!(code, 200);
     let value = |line: &str| {

@@ -266,7 +266,7 @@ fn many_pods_at_once_share_one_set_and_all_are_enforced() {
     let mut endpoint_indexes: Vec<u64> = node
         .records()
         .iter()
-        .filter_map(|record| record["endpoint_index"].as_u64())
+        .filter_map(|record| record["endpointIndex"].as_u64())
         .collect();
     endpoint_indexes.sort_unstable();
     endpoint_indexes.dedup();

@@ -42,7 +42,7 @@ fn main() {
         "schema": 1, "phase": "attached", "bootId": store.boot_id(), "network": "aws-cni", "containerId": "c",
         "cniIfname": "eth0", "ifname": "eth0", "podNamespace": "default", "podName": "web", "podUid": store.boot_id(),
         "labels": {"app": "web"}, "netns": "/var/run/netns/cni-86729b14-e105-4094-bc00-21136cd3e23e", "ifindex": 7,
-        "veth": "eni12345", "endpoint_id": 1, "endpoint_index": 1, "mac": "02:00:00:00:00:01", "addresses": ["10.0.0.1", "fd00::1"],
+        "veth": "eni12345", "endpointId": 1, "endpointIndex": 1, "mac": "02:00:00:00:00:01", "addresses": ["10.0.0.1", "fd00::1"],
         "mode": "strict", "attachMode": "clsact", "layoutVersion": 1, "sourceGuard": true,
     }))
     .unwrap();
