@@ -4,7 +4,7 @@
 //! - enforcement never depends on it: with it away the last policy stays in force, and what is not known stays closed;
 //! - a policy state flips only after all that it leads to is in the tables; a failed change leaves the old policy in force;
 //! - a broken document never blocks another, nothing in the store can end it, a taken port neither;
-//! - one thread changes policy ([`scheduler`]); those beside it tell it of changes, answer questions, or do what policy does
+//! - one thread changes policy (`scheduler`); those beside it tell it of changes, answer questions, or do what policy does
 //!   not wait for (flows, `applied/`);
 //! - a panic of any thread ends the process.
 //!

@@ -6,7 +6,7 @@
 //!   profiles share a *rule set*.
 //! - A policy's rules with equal effect are a *group*. A new version of a policy keeps the groups of the old one where it
 //!   can, so that a peer that came or went concerns one address, and other ports concern rules and no address.
-//! - [`tree`] knows which groups hold an address, [`classes`] numbers the lists of groups.
+//! - `tree` knows which groups hold an address, `classes` numbers the lists of groups.
 
 mod classes;
 mod policies;

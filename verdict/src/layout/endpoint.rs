@@ -4,7 +4,7 @@ use core::mem::{offset_of, size_of};
 
 use super::Addr;
 
-/// Number of endpoint endpoint indexes; endpoint index 0 stands for "no endpoint" and, in [`Share`], for the whole node.
+/// Number of endpoint indexes; endpoint index 0 stands for "no endpoint" and, in the arrays of flows, for the whole node.
 pub const ENDPOINT_INDEXES: u32 = 4096;
 
 /// Addresses held in the endpoint row itself; further ones are in the `sources` trie.
@@ -48,7 +48,7 @@ pub struct SourceKey {
     pub prefix_len: u32,
     /// Id of the endpoint.
     pub endpoint_id: u32,
-    /// [`V4`] or [`V6`].
+    /// [`V4`](crate::layout::V4) or [`V6`](crate::layout::V6).
     pub family: u32,
     /// The address.
     pub addr: Addr,

@@ -42,7 +42,7 @@ pub struct Event {
     pub src_port_be: u16,
     /// Destination port.
     pub dst_port_be: u16,
-    /// [`V4`], [`V6`], or 0 where the packet was not read so far.
+    /// [`V4`](crate::layout::V4), [`V6`](crate::layout::V6), or 0 where the packet was not read so far.
     pub family: u8,
     /// Protocol number.
     pub protocol: u8,

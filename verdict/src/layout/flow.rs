@@ -15,7 +15,7 @@ pub struct FlowKey {
     pub local_port_be: u16,
     /// Port of the other side.
     pub remote_port_be: u16,
-    /// [`V4`] or [`V6`].
+    /// [`V4`](crate::layout::V4) or [`V6`](crate::layout::V6).
     pub family: u8,
     /// Protocol number of the packet's last header.
     pub protocol: u8,
@@ -57,11 +57,11 @@ pub struct FragmentKey {
     pub endpoint_id: u32,
     /// Identification (IPv4: 16 bits), as on the wire.
     pub id_be: u32,
-    /// [`V4`] or [`V6`].
+    /// [`V4`](crate::layout::V4) or [`V6`](crate::layout::V6).
     pub family: u8,
     /// Protocol number.
     pub protocol: u8,
-    /// [`Direction`].
+    /// [`Direction`](crate::layout::Direction).
     pub direction: u8,
     /// Zero.
     pub pad: u8,

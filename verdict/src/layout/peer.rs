@@ -8,7 +8,7 @@ use super::{Addr, Versioned};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerKey {
-    /// [`V4`] or [`V6`].
+    /// [`V4`](crate::layout::V4) or [`V6`](crate::layout::V6).
     pub family: u32,
     /// The address.
     pub addr: Addr,
@@ -53,7 +53,7 @@ pub const CLASS_BITS: u32 = 20;
 pub struct PrefixKey {
     /// [`PrefixKey::FIXED_BITS`] plus the length of the prefix; for a look-up, of the whole address.
     pub prefix_len: u32,
-    /// [`V4`] or [`V6`].
+    /// [`V4`](crate::layout::V4) or [`V6`](crate::layout::V6).
     pub family: u32,
     /// The address.
     pub addr: Addr,

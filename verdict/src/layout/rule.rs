@@ -12,9 +12,9 @@ pub struct RuleKey {
     pub class: u32,
     /// Rule set.
     pub set: u16,
-    /// [`Direction`].
+    /// [`Direction`](crate::layout::Direction).
     pub direction: u8,
-    /// [`V4`] or [`V6`].
+    /// [`V4`](crate::layout::V4) or [`V6`](crate::layout::V6).
     pub family: u8,
 }
 
