@@ -321,7 +321,7 @@ fn kernel_does_what_the_oracle_says_of_random_documents_and_packets() {
     let mut kernel = Kernel::load();
     // An emulated machine (scripts/vm-test.sh) takes many times as long.
     let few = if std::env::var_os("PODGATE_VM").is_some() {
-        2_000
+        6_000
     } else {
         20_000
     };
