@@ -35,7 +35,7 @@ status=0
 if [ ${#kernels[@]} -gt 0 ]; then
   step "other kernels: ${kernels[*]}"
   for kernel in "${kernels[@]}"; do
-    PODGATE_VM_CPUS=${PODGATE_VM_CPUS:-1} setsid "$PODGATE_ROOT/scripts/vm-test.sh" "$kernel" </dev/null >"$logs/vm-$kernel" 2>&1 &
+    PODGATE_VM_CPUS=${PODGATE_VM_CPUS:-1} PODGATE_VM_TIMEOUT=${PODGATE_VM_TIMEOUT:-1800} setsid "$PODGATE_ROOT/scripts/vm-test.sh" "$kernel" </dev/null >"$logs/vm-$kernel" 2>&1 &
     running+=($!)
   done
   for i in "${!kernels[@]}"; do
